@@ -1,0 +1,1 @@
+"""Mercer: a compiler for kernel networks and convolution networks."""

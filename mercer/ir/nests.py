@@ -1,0 +1,73 @@
+"""The lower level of the IR: a flat list of loop nests in index notation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mercer.ir.graph import AttributeValue, Constant, Parameter, Value
+from mercer.ir.index import Axis, Expr
+from mercer.ir.spans import Span
+from mercer.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which node of the graph a statement came from."""
+
+    operator: str
+    node: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class Nest:
+    """`target[axes] = body` for every value of the axes; `type.shape` are the extents of the axes, in order.
+
+    Reductions stand in normal form: a `Reduce` has no other `Reduce` below it.
+    """
+
+    target: str
+    type: TensorType
+    axes: tuple[Axis, ...]
+    body: Expr
+    origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """An operation that index notation does not cover, such as `reshape` (same elements in row-major order)."""
+
+    name: str
+    targets: tuple[Value, ...]
+    operands: tuple[str, ...]
+    attributes: tuple[tuple[str, AttributeValue], ...]
+    origins: tuple[Origin, ...]
+
+
+Statement: TypeAlias = Nest | Primitive
+
+
+@dataclass(frozen=True)
+class Nests:
+    """A program: every name is assigned once, before it is read. Outputs may be any names, inputs included."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    parameters: tuple[Parameter, ...]
+    constants: tuple[Constant, ...]
+    statements: tuple[Statement, ...]
+    outputs: tuple[str, ...]
+
+    def types(self) -> dict[str, TensorType]:
+        """The type of every name."""
+        found = {v.name: v.type for v in (*self.inputs, *self.parameters, *self.constants)}
+        for statement in self.statements:
+            for value in defined(statement):
+                found[value.name] = value.type
+        return found
+
+
+def defined(statement: Statement) -> tuple[Value, ...]:
+    """What a statement assigns."""
+    return (Value(statement.target, statement.type),) if isinstance(statement, Nest) else statement.targets
