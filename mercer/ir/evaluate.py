@@ -97,7 +97,9 @@ def bind_dims(shapes: Iterable[tuple[Value, tuple[int, ...]]]) -> dict[str, int]
         expected = concrete(value.type.shape, dims)
         if expected != actual:
             known = "".join(f", {name} = {dims[name]}" for d in value.type.shape for name in sorted(d.dims()))
-            raise EvaluationError(f"%{value.name} is {value.type}{known}: expected {list(expected)}, got {list(actual)}")
+            raise EvaluationError(
+                f"%{value.name} is {value.type}{known}: expected {list(expected)}, got {list(actual)}"
+            )
     return dims
 
 
@@ -203,7 +205,9 @@ class _Scope:
         bound = {axis.name: range(concrete([axis.extent], self.dims)[0]) for axis in axes}
         kept = {name: r for name, r in self.ranges.items() if name not in bound}
         shared = frozenset(kept)
-        return _Scope(self.statement, self.tensors, self.dims, self.precision, kept | bound, self, shared, free=self.free)
+        return _Scope(
+            self.statement, self.tensors, self.dims, self.precision, kept | bound, self, shared, free=self.free
+        )
 
     def free_variables(self, expr: Expr) -> frozenset[str]:
         """`index.variables`, once per shared expression."""
@@ -305,7 +309,9 @@ class _Scope:
         if any(isinstance(atom, Computed) for atom in index.atoms()):
             return None
         start = index.evaluate(
-            lambda atom: self.ranges[atom.name].start if isinstance(atom, Var) else concrete([IntExpr.atom(atom)], self.dims)[0]
+            lambda atom: (
+                self.ranges[atom.name].start if isinstance(atom, Var) else concrete([IntExpr.atom(atom)], self.dims)[0]
+            )
         )
         return int(start), steps
 
@@ -328,7 +334,9 @@ class _Scope:
                 return None
             source = np.pad(source, margins, constant_values=cast(Any, expr.pad.number))
         origin = tuple(slice(start + margin[0], None) for (start, _), margin in zip(forms, margins, strict=True))
-        strides = [sum(s[name] * stride for (_, s), stride in zip(forms, source.strides, strict=True)) for name in names]
+        strides = [
+            sum(s[name] * stride for (_, s), stride in zip(forms, source.strides, strict=True)) for name in names
+        ]
         return np.lib.stride_tricks.as_strided(source[origin], shape, strides)
 
     def _gather(self, expr: Read, source: Array, names: tuple[str, ...]) -> Array:
