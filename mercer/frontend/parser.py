@@ -1,0 +1,142 @@
+"""Text to syntax tree: `grammar.lark` read by Lark, each item of a file on its own so that all errors are shown."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token
+from lark.exceptions import UnexpectedInput
+from lark.utils import TextSlice
+
+from mercer.frontend import slips, syntax
+from mercer.frontend.builder import Builder
+from mercer.frontend.diagnostics import SOURCES, DiagnosticBag
+
+DEEPEST = 128
+"""Levels of brackets and operators within each other that are followed, so that recursion over the tree is safe."""
+
+_ITEM = re.compile(r"^(use|kernel|fn|op|layer|model)[ \t]+[A-Za-z_]", re.MULTILINE)
+
+
+def parse(text: str, file: str = "<text>") -> syntax.File:
+    """The syntax tree of a `.mer` file. Raises `CompileError` with every independent error of the text."""
+    SOURCES.add(file, text)
+    bag = DiagnosticBag()
+    with _lock:
+        items = _parser().file(text, file, bag)
+    bag.raise_if_any()
+    return syntax.File(file, text, items)
+
+
+_lock = threading.Lock()
+
+
+@cache
+def _parser() -> _Parser:
+    return _Parser()
+
+
+class _Parser:
+    """Lark's tables and the builder of the tree: made once, used by one text at a time."""
+
+    def __init__(self) -> None:
+        self.builder = Builder(self.expression)
+        self.lark = Lark(
+            Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8"),
+            parser="lalr",
+            start=["file", "expression"],
+            postlex=_Layout(),
+            transformer=_Reductions(self.builder),  # pyright: ignore[reportArgumentType]
+        )
+
+    def file(self, text: str, file: str, bag: DiagnosticBag) -> tuple[syntax.Item, ...]:
+        """The items of a file; one that begins in column 1 is parsed even when those before it are wrong."""
+        self.text, self.name, self.bag = text, file, bag
+        self.builder.begin(text, file, bag)
+        starts = [0, *(match.start() for match in _ITEM.finditer(text) if match.start()), len(text)]
+        items: list[syntax.Item] = []
+        for start, end in zip(starts, starts[1:], strict=False):
+            items.extend(self.piece("file", start, end) or ())
+        return tuple(items)
+
+    def expression(self, start: int, end: int) -> syntax.Expression | None:
+        return self.piece("expression", start, end)
+
+    def piece(self, rule: str, start: int, end: int) -> Any:
+        """What `rule` makes of a range of the text; None after an error."""
+        try:
+            return self.lark.parse(TextSlice(self.text, start, end), start=rule)  # pyright: ignore[reportArgumentType]
+        except UnexpectedInput as error:
+            slips.explain(error, self.lark, self.text, self.name, (start, end), self.bag)
+        except _TooDeep as error:
+            slips.too_deep(error.token, self.name, DEEPEST, self.bag)
+        return None
+
+
+class _Reductions:
+    """Gives Lark the builder's methods, which take the parts of a rule as separate arguments."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+
+    def __getattr__(self, rule: str) -> Callable[[list[Any]], Any]:
+        method = getattr(self.builder, rule)
+        return lambda children: method(*children)
+
+
+# --- line breaks and depth --------------------------------------------------------------------------------------------
+
+
+class _TooDeep(Exception):
+    def __init__(self, token: Token) -> None:
+        super().__init__(token)
+        self.token = token
+
+
+_OPENING = {"LPAR", "LSQB", "LBRACE"}
+_CLOSING = {"RPAR", "RSQB", "RBRACE"}
+_OPERATORS = {"PIPE", "POWER", "TIMES", "PLUS", "MINUS", "LESS", "COMPARE", "AND", "OR", "NOT"}
+_DEEPER = _OPERATORS | {"REDUCER", "IF", "_ELSE"}
+_SEPARATING = {"COMMA", "SEMICOLON", "EQUAL", "COLON"}
+_CONTINUING = _OPERATORS | _SEPARATING | _OPENING | {"ARROW", "RANGE", "AT", "DOT"}
+
+
+class _Layout:
+    """Drops the line breaks that end nothing, and refuses what is nested too deeply.
+
+    `depth` counts the operators since the last separator within the innermost brackets, on top of the depth around
+    them (`floor`): an upper bound of the depth of the tree.
+    """
+
+    always_accept = ("_NEWLINE", "RESERVED")
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        previous = ""
+        brackets: list[tuple[str, int, int]] = []  # what was opened, and the floor and depth to return to
+        floor = depth = 0
+        for token in stream:
+            kind = token.type
+            if kind == "_NEWLINE":
+                if previous in _CONTINUING or (brackets and brackets[-1][0] != "LBRACE"):
+                    continue
+                depth = floor
+            elif kind in _SEPARATING:
+                depth = floor
+            elif kind in _OPENING:
+                depth += 1
+                brackets.append((kind, floor, depth))
+                floor = depth
+            elif kind in _CLOSING:
+                if brackets:
+                    _, floor, depth = brackets.pop()
+            elif kind in _DEEPER:
+                depth += 1
+            if depth > DEEPEST:
+                raise _TooDeep(token)
+            previous = kind
+            yield token
