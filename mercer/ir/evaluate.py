@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from mercer.ir.functions import EvaluationError, apply, convert
+from mercer.ir.functions import NUMPY_REDUCERS, EvaluationError, apply, convert
 from mercer.ir.graph import Value
 from mercer.ir.index import Axis, Call, Computed, Const, Expr, Index, Read, Reduce, Reducer, computed
 from mercer.ir.integers import Dim, IntExpr, Var
@@ -385,7 +385,7 @@ class _Scope:
         grid = scope.value(expr.body)
         full = (*names, *bound)
         array = np.broadcast_to(_aligned(grid, full), scope.extents(full))
-        return _Grid(_REDUCE[expr.reducer](array, tuple(range(len(names), len(full)))).astype(wanted), names)
+        return _Grid(NUMPY_REDUCERS[expr.reducer](array, tuple(range(len(names), len(full)))).astype(wanted), names)
 
     def sum_of_products(self, body: Expr, names: tuple[str, ...], bound: tuple[str, ...]) -> Array:
         """The sum over the indices `bound` of a product, as one contraction in f64, c128 or i64."""
@@ -400,15 +400,14 @@ class _Scope:
         if len(grids) == 1:
             (grid,) = grids
             reduced = tuple(i for i, name in enumerate(grid.names) if name in bound)
-            total = np.sum(grid.array, axis=reduced, dtype=grid.array.dtype)
+            total = cast(Any, grid.array).sum(axis=reduced)
         else:
             operands = [part for grid in grids for part in (grid.array, [number[name] for name in grid.names])]
             output = [number[name] for name in names if name in used]
             total = cast(Any, np.einsum)(*operands, output, optimize=True)
-        total = np.asarray(total * missing)
         if exact:
             total = np.rint(total).astype(np.int64)
-        return np.broadcast_to(total, self.extents(names))
+        return np.broadcast_to(np.asarray(total * missing), self.extents(names))
 
     def _wide(self, factor: Expr, wide: np.dtype[Any]) -> _Grid:
         if isinstance(factor, Read):
@@ -470,41 +469,3 @@ def _fits_f64(grids: Sequence[_Grid], terms: int) -> bool:
     for grid in grids:
         bound *= max(abs(int(grid.array.min(initial=0))), abs(int(grid.array.max(initial=0))))
     return bound < 2**53
-
-
-def _lowest(array: Array) -> Any:
-    if array.dtype.kind in "iu":
-        return np.iinfo(cast(Any, array.dtype)).min
-    return False if array.dtype.kind == "b" else -np.inf
-
-
-def _highest(array: Array) -> Any:
-    if array.dtype.kind in "iu":
-        return np.iinfo(cast(Any, array.dtype)).max
-    return True if array.dtype.kind == "b" else np.inf
-
-
-def _product(array: Any, axes: tuple[int, ...]) -> Array:
-    wide = {"f": np.float64, "V": np.float64, "c": np.complex128}.get(array.dtype.kind, np.int64)
-    return np.asarray(np.prod(array, axis=axes, dtype=wide))
-
-
-def _position(choose: Callable[..., Any]) -> Callable[[Any, tuple[int, ...]], Array]:
-    def rule(array: Any, axes: tuple[int, ...]) -> Array:
-        if array.shape[axes[0]] == 0:
-            raise EvaluationError("argmax and argmin of nothing have no value")
-        return np.asarray(choose(array, axis=axes[0]))
-
-    return rule
-
-
-_REDUCE: dict[Reducer, Callable[[Any, tuple[int, ...]], Array]] = {
-    Reducer.SUM: lambda array, axes: np.asarray(np.any(array, axis=axes)),  # of truth values
-    Reducer.PROD: _product,
-    Reducer.MAX: lambda array, axes: np.asarray(np.max(array, axis=axes, initial=_lowest(array))),
-    Reducer.MIN: lambda array, axes: np.asarray(np.min(array, axis=axes, initial=_highest(array))),
-    Reducer.ANY: lambda array, axes: np.asarray(np.any(array, axis=axes)),
-    Reducer.ALL: lambda array, axes: np.asarray(np.all(array, axis=axes)),
-    Reducer.ARGMAX: _position(np.argmax),
-    Reducer.ARGMIN: _position(np.argmin),
-}

@@ -1,12 +1,14 @@
-"""The functions of index notation on NumPy arrays."""
+"""The scalar functions and the reductions of index notation on NumPy arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import numpy as np
 
+from mercer.ir.index import Reducer
 from mercer.ir.types import Array, DType
 from mercer.runtime.errors import MercerError
 
@@ -40,9 +42,12 @@ def convert(array: Array, dtype: DType, stored: np.dtype[Any]) -> Array:
 
 
 def _erf(x: Any) -> Any:
-    from scipy.special import erf  # loaded late: SciPy takes long to import
+    special: Any = import_module("scipy.special")  # loaded late: SciPy takes long to import
+    return special.erf(x)
 
-    return erf(x)
+
+def _rsqrt(x: Any) -> Any:
+    return 1.0 / np.sqrt(x)
 
 
 def _sigmoid(x: Any) -> Any:
@@ -79,7 +84,7 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": np.log,
     "log1p": np.log1p,
     "sqrt": np.sqrt,
-    "rsqrt": lambda x: 1.0 / np.sqrt(x),
+    "rsqrt": _rsqrt,
     "erf": _erf,
     "sigmoid": _sigmoid,
     "sin": np.sin,
@@ -101,7 +106,7 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "or": np.logical_or,
     "not": np.logical_not,
     "where": np.where,
-    "cast": lambda x: x,
+    "cast": np.asarray,
 }
 """One rule for every entry of `index.FUNCTIONS`."""
 
@@ -113,3 +118,45 @@ _ARITHMETIC = frozenset(
 
 _SELECTION = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "where", "cast"))
 """Computed in the type of the operands. All functions that are neither are computed in f64 and rounded."""
+
+
+# --- reductions -------------------------------------------------------------------------------------------------------
+
+
+def _lowest(array: Array) -> Any:
+    if array.dtype.kind in "iu":
+        return np.iinfo(cast(Any, array.dtype)).min
+    return False if array.dtype.kind == "b" else -np.inf
+
+
+def _highest(array: Array) -> Any:
+    if array.dtype.kind in "iu":
+        return np.iinfo(cast(Any, array.dtype)).max
+    return True if array.dtype.kind == "b" else np.inf
+
+
+def _product(array: Any, axes: tuple[int, ...]) -> Array:
+    wide = {"f": np.float64, "V": np.float64, "c": np.complex128}.get(array.dtype.kind, np.int64)
+    return np.asarray(np.prod(array, axis=axes, dtype=wide))
+
+
+def _position(choose: Callable[..., Any]) -> Callable[[Any, tuple[int, ...]], Array]:
+    def rule(array: Any, axes: tuple[int, ...]) -> Array:
+        if array.shape[axes[0]] == 0:
+            raise EvaluationError("argmax and argmin of nothing have no value")
+        return np.asarray(choose(array, axis=axes[0]))
+
+    return rule
+
+
+NUMPY_REDUCERS: dict[Reducer, Callable[[Any, tuple[int, ...]], Array]] = {
+    Reducer.SUM: lambda array, axes: np.asarray(np.any(array, axis=axes)),  # of truth values
+    Reducer.PROD: _product,
+    Reducer.MAX: lambda array, axes: np.asarray(np.max(array, axis=axes, initial=_lowest(array))),
+    Reducer.MIN: lambda array, axes: np.asarray(np.min(array, axis=axes, initial=_highest(array))),
+    Reducer.ANY: lambda array, axes: np.asarray(np.any(array, axis=axes)),
+    Reducer.ALL: lambda array, axes: np.asarray(np.all(array, axis=axes)),
+    Reducer.ARGMAX: _position(np.argmax),
+    Reducer.ARGMIN: _position(np.argmin),
+}
+"""Rules: (array, axes) -> the array without these axes."""

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Concatenate, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from mercer.ir.types import Array
 from mercer.runtime.errors import MercerError, nearest
 
 Shape: TypeAlias = tuple[int, ...]
-Floats: TypeAlias = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.floating]
 
 
 class InitializerError(MercerError):
@@ -29,7 +29,7 @@ class Rule:
     """An initializer: `attributes` with their defaults (None: required), `fill(generator, shape, *attributes)` in f64."""
 
     attributes: dict[str, float | None]
-    fill: Callable[..., Floats]
+    fill: Callable[Concatenate[np.random.Generator, Shape, ...], Floats]
 
 
 def initialize(parameter: Parameter, seed: int = 0) -> Array:
@@ -64,6 +64,10 @@ def initialize(parameter: Parameter, seed: int = 0) -> Array:
     except ValueError as error:
         raise InitializerError(f"{where} {error}") from error
     return values.astype(parameter.type.dtype.numpy)
+
+
+def _constant(_: np.random.Generator, shape: Shape, value: float) -> Floats:
+    return np.full(shape, value, np.float64)
 
 
 def _uniform(generator: np.random.Generator, shape: Shape, low: float, high: float) -> Floats:
@@ -117,9 +121,9 @@ def _arange(_: np.random.Generator, shape: Shape, start: float, step: float) -> 
 
 
 INITIALIZERS: dict[str, Rule] = {
-    "zeros": Rule({}, lambda generator, shape: np.zeros(shape)),
-    "ones": Rule({}, lambda generator, shape: np.ones(shape)),
-    "constant": Rule({"value": None}, lambda generator, shape, value: np.full(shape, value, np.float64)),
+    "zeros": Rule({}, lambda generator, shape: _constant(generator, shape, 0.0)),
+    "ones": Rule({}, lambda generator, shape: _constant(generator, shape, 1.0)),
+    "constant": Rule({"value": None}, _constant),
     "uniform": Rule({"low": 0.0, "high": 1.0}, _uniform),
     "normal": Rule({"mean": 0.0, "std": 1.0}, _normal),
     "kaiming_uniform": Rule({"fan_in": None, "a": math.sqrt(5)}, _kaiming_uniform),
