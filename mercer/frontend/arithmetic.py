@@ -1,0 +1,363 @@
+"""Arithmetic of the language on everything but whole tensors: static values, integer expressions and scalars."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from mercer.frontend.values import SCALARS, AnyValue, Scalar, constant_of, describe, is_integer, simplified
+from mercer.ir.index import FUNCTIONS, Call, Const, Expr, Index, Result, call
+from mercer.ir.integers import Computed, IntExpr, Var
+from mercer.ir.types import DType
+
+
+class OperandError(Exception):
+    """Operands that an operation does not take; the caller knows the place in the text."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+SCALAR_OPERATORS = {
+    "+": "add",
+    "-": "sub",
+    "*": "mul",
+    "/": "div",
+    "%": "mod",
+    "**": "pow",
+    "==": "eq",
+    "!=": "ne",
+    "<": "lt",
+    "<=": "le",
+    ">": "gt",
+    ">=": "ge",
+    "and": "and",
+    "or": "or",
+}
+
+_STATIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "%": operator.mod,
+    "**": operator.pow,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def binary(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyValue:
+    """`left symbol right` for values none of which is a whole tensor.
+
+    Integers divide with floor. Raises OperandError.
+    """
+    if isinstance(left, SCALARS) or isinstance(right, SCALARS):
+        return scalar_call(SCALAR_OPERATORS[symbol], (left, right), default)
+    if is_integer(left) and is_integer(right):
+        return _integers(symbol, left, right, default)
+    if isinstance(left, IntExpr) or isinstance(right, IntExpr):
+        return scalar_call(SCALAR_OPERATORS[symbol], (left, right), default)
+    if symbol in ("and", "or"):
+        if not (isinstance(left, bool) and isinstance(right, bool)):
+            raise OperandError(f"`{symbol}` takes truth values; found {describe(left)} and {describe(right)}")
+        return (left and right) if symbol == "and" else (left or right)
+    if symbol in ("==", "!="):
+        return _STATIC[symbol](left, right)
+    if symbol == "+" and isinstance(left, tuple) and isinstance(right, tuple):
+        return left + right
+    if not (isinstance(left, int | float) and isinstance(right, int | float)):
+        raise OperandError(f"`{symbol}` does not take {describe(left)} and {describe(right)}")
+    if symbol in ("/", "%") and right == 0:
+        raise OperandError("division by zero")
+    if symbol == "/":
+        return left / right
+    try:
+        result = _STATIC[symbol](left, right)
+    except OverflowError as error:
+        raise OperandError(f"{left} {symbol} {right} is too large") from error
+    if isinstance(result, complex):
+        raise OperandError(f"{left} {symbol} {right} is not a real number")
+    return result
+
+
+def _integers(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyValue:
+    a, b = IntExpr.of(left), IntExpr.of(right)  # type: ignore[arg-type]
+    try:
+        match symbol:
+            case "+":
+                return simplified(a + b)
+            case "-":
+                return simplified(a - b)
+            case "*":
+                return simplified(a * b)
+            case "/":
+                if a == IntExpr.constant(1) and not b.is_constant:
+                    raise OperandError(f"1/({b}) divides integers and is 0", hint="write 1.0/… for a real quotient")
+                return simplified(a // b)
+            case "%":
+                return simplified(a % b)
+            case "**":
+                return _integer_power(a, b)
+            case "and" | "or":
+                raise OperandError(f"`{symbol}` takes truth values; found {describe(left)} and {describe(right)}")
+            case _:
+                return compare(symbol, a, b, default)
+    except ZeroDivisionError:
+        raise OperandError("division by zero") from None
+
+
+def _integer_power(a: IntExpr, b: IntExpr) -> int | float | IntExpr:
+    if not b.is_constant:
+        raise OperandError(f"the exponent {b} is not a number")
+    if b.value < 0:
+        if not a.is_constant or a.value == 0:
+            raise OperandError(f"{a} ** {b} is not an integer", hint="write the base as a float")
+        return float(a.value) ** b.value
+    result = IntExpr.constant(1)
+    for _ in range(b.value):
+        result = result * a
+    return simplified(result)
+
+
+def has_index(value: IntExpr) -> bool:
+    """Whether the value changes inside a loop nest."""
+    return any(isinstance(atom, Var | Computed) for atom in value.atoms())
+
+
+def compare(symbol: str, a: IntExpr, b: IntExpr, default: DType) -> AnyValue:
+    """Decided when the difference is a number; a scalar inside a loop nest; OperandError when N decides it."""
+    difference = a - b
+    if difference.is_constant:
+        return _STATIC[symbol](difference.value, 0)
+    if has_index(difference):
+        return scalar_call(SCALAR_OPERATORS[symbol], (a, b), default)
+    raise Undecided(f"{a} {symbol} {b} depends on a symbolic dimension", hint="give the dimension a number")
+
+
+class Undecided(OperandError):
+    """A comparison that only the size of a symbolic dimension decides."""
+
+
+# --- scalars ----------------------------------------------------------------------------------------------------------
+
+
+def to_scalar(value: AnyValue, dtype: DType) -> Scalar:
+    """A scalar expression; numbers without a type of their own take `dtype`."""
+    match value:
+        case Const() | Call() | Index():
+            return value
+        case _ if isinstance(value, SCALARS):
+            return value
+        case bool():
+            return Const(value, DType.BOOL)
+        case int() | float():
+            if not dtype.is_float and isinstance(value, float) and not value.is_integer():
+                raise OperandError(f"{value} is not a number of type {dtype}")
+            return constant_of(value, dtype)
+        case IntExpr():
+            if value.is_constant:
+                return constant_of(value.value, dtype)
+            return Index(value) if dtype is DType.I32 else call("cast", Index(value), dtype=dtype)
+        case _:
+            raise OperandError(f"a number is needed here; found {describe(value)}")
+
+
+def common_dtype(values: tuple[AnyValue, ...], default: DType) -> DType:
+    """The element type that typed scalars agree on. Integer indices and literals adapt to it."""
+    typed = {v.dtype for v in values if isinstance(v, SCALARS) and not isinstance(v, Index)}
+    if len(typed) > 1:
+        names = " and ".join(sorted(str(t) for t in typed))
+        raise OperandError(f"element types {names} do not mix", hint="convert one, for example f32(value)")
+    if typed:
+        dtype = typed.pop()
+        if dtype.is_integer and any(isinstance(v, float) for v in values):
+            raise OperandError(f"element type {dtype} and a real number do not mix", hint="convert with f32(value)")
+        return dtype
+    integers = all(isinstance(v, Index) or is_integer(v) for v in values)
+    return DType.I32 if integers else default
+
+
+def scalar_call(name: str, arguments: tuple[AnyValue, ...], default: DType) -> Scalar:
+    """A scalar function on arguments brought to one element type."""
+    function = FUNCTIONS[name]
+    if len(arguments) != function.arity:
+        raise OperandError(f"`{name}` takes {function.arity} arguments; found {len(arguments)}")
+    if name == "where":
+        condition, *rest = arguments
+        if isinstance(condition, bool):
+            return to_scalar(rest[0 if condition else 1], common_dtype(tuple(rest), default))
+        test = to_scalar(condition, DType.BOOL)
+        if test.dtype is not DType.BOOL:
+            raise OperandError(f"`where` takes a condition first; found {describe(condition)}")
+        dtype = common_dtype(tuple(rest), default)
+        return call("where", test, *(_adapted(v, dtype) for v in rest))
+    dtype = common_dtype(arguments, default)
+    if name in ("div", "mod") and dtype.is_integer:
+        name = "floordiv" if name == "div" else "mod"
+    if name in _REAL and not dtype.is_float:
+        if any(isinstance(v, SCALARS) and not isinstance(v, Index) for v in arguments):
+            raise OperandError(f"`{name}` takes real numbers; found {dtype}", hint="convert with f32(value)")
+        dtype = default
+    if name in ("and", "or", "not") and dtype is not DType.BOOL:
+        raise OperandError(f"`{name}` takes truth values; found {dtype}")
+    if name not in ("and", "or", "not", "eq", "ne") and dtype is DType.BOOL:
+        raise OperandError(f"`{name}` takes numbers; found truth values", hint="convert with f32(value)")
+    scalars = tuple(_adapted(v, dtype) for v in arguments)
+    if name == "pow":
+        scalars = (scalars[0], scalars[1])
+    return call(name, *scalars, dtype=DType.BOOL if function.result is Result.BOOL else dtype)
+
+
+_REAL = frozenset(
+    "exp expm1 log log1p sqrt rsqrt erf sigmoid sin cos tan asin acos atan sinh cosh tanh atan2".split()
+)
+
+
+def _adapted(value: AnyValue, dtype: DType) -> Scalar:
+    if isinstance(value, Index) and dtype is not DType.I32:
+        return call("cast", value, dtype=dtype)
+    return to_scalar(value, dtype)
+
+
+def to_integer(value: AnyValue) -> IntExpr:
+    """An index position. Raises OperandError for a value that is not an integer."""
+    match value:
+        case bool():
+            raise OperandError("an index is an integer; found a truth value")
+        case int() | IntExpr():
+            return IntExpr.of(value)
+        case Index(inner):
+            return inner
+        case Const(number, dtype) if dtype.is_integer:
+            return IntExpr.constant(int(number))  # type: ignore[arg-type]
+        case Call(name, arguments, dtype) if dtype.is_integer and name in _INTEGER:
+            return _INTEGER[name](*(to_integer(a) for a in arguments))
+        case Call() | Const() if not value.dtype.is_integer:
+            raise OperandError(f"an index is an integer; found {describe(value)}", hint="write i32(floor(value))")
+        case _ if isinstance(value, SCALARS):
+            if not value.dtype.is_integer:
+                raise OperandError(f"an index is an integer; found {describe(value)}", hint="write i32(floor(value))")
+            return IntExpr.atom(Computed(value))
+        case _:
+            raise OperandError(f"an index is an integer; found {describe(value)}")
+
+
+_INTEGER: dict[str, Callable[..., IntExpr]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "min": IntExpr.minimum,
+    "max": IntExpr.maximum,
+    "neg": operator.neg,
+}
+
+
+# --- functions on static values ---------------------------------------------------------------------------------------
+
+
+def _list(value: Any, count: Any) -> tuple[Any, ...]:
+    if not isinstance(value, tuple):
+        return (value,) * count
+    if len(value) != count:
+        raise OperandError(f"a number or a list of {count} is needed; found a list of {len(value)}")
+    return value
+
+
+def _extremum(kind: str) -> Callable[..., Any]:
+    def choose(*values: Any) -> Any:
+        items = values[0] if len(values) == 1 and isinstance(values[0], tuple) else values
+        if not items:
+            raise OperandError(f"`{kind}` of nothing")
+        if any(isinstance(v, IntExpr) for v in items):
+            result = IntExpr.of(items[0])
+            for item in items[1:]:
+                result = result.minimum(item) if kind == "min" else result.maximum(item)
+            return simplified(result)
+        return min(items) if kind == "min" else max(items)
+
+    return choose
+
+
+def _product(values: Any) -> Any:
+    result = IntExpr.constant(1)
+    if all(is_integer(v) for v in values):
+        for value in values:
+            result = result * value
+        return simplified(result)
+    return math.prod(values)
+
+
+def _clamp(value: Any, low: Any, high: Any) -> Any:
+    return _extremum("min")(_extremum("max")(value, low), high)
+
+
+STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "list": _list,
+    "len": len,
+    "prod": _product,
+    "min": _extremum("min"),
+    "max": _extremum("max"),
+    "clamp": _clamp,
+    "abs": abs,
+    "int": int,
+    "float": float,
+    "sqrt": math.sqrt,
+    "exp": math.exp,
+    "log": math.log,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tanh": math.tanh,
+    "pow": math.pow,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "gamma": math.gamma,
+    "lgamma": math.lgamma,
+    "erf": math.erf,
+    "where": lambda condition, a, b: a if condition else b,
+}
+STATIC_CONSTANTS: dict[str, float] = {"pi": math.pi, "inf": math.inf}
+
+
+def static_call(name: str, arguments: tuple[AnyValue, ...]) -> AnyValue:
+    """A function of compile-time values. Raises OperandError."""
+    try:
+        return STATIC_FUNCTIONS[name](*arguments)
+    except OperandError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        found = ", ".join(describe(a) for a in arguments)
+        raise OperandError(f"`{name}` does not take {found} ({error})") from error
+
+
+def negate(value: AnyValue) -> AnyValue:
+    match value:
+        case bool():
+            raise OperandError("`-` takes a number; found a truth value")
+        case int() | float():
+            return -value
+        case IntExpr():
+            return simplified(-value)
+        case Const(number, dtype) if dtype is not DType.BOOL:
+            return Const(-number, dtype)
+        case _ if isinstance(value, SCALARS):
+            return call("neg", value)
+        case _:
+            raise OperandError(f"`-` takes a number; found {describe(value)}")
+
+
+def as_expr(value: AnyValue, dtype: DType) -> Expr:
+    """The body of a nest: of element type `dtype` unless it has one of its own."""
+    if isinstance(value, Index) and dtype is not DType.I32:
+        return call("cast", value, dtype=dtype)
+    return to_scalar(value, dtype)

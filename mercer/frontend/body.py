@@ -1,0 +1,225 @@
+"""Statements: the bodies of operators, functions and kernels, and what layers share with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mercer.frontend import syntax
+from mercer.frontend.arithmetic import Undecided, as_expr
+from mercer.frontend.diagnostics import CompileError
+from mercer.frontend.evaluator import Evaluator, Frame, Loop, Signature
+from mercer.frontend.signature import Matcher, bind_defaults
+from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, describe
+from mercer.ir.evaluate import evaluate
+from mercer.ir.graph import Constant
+from mercer.ir.index import Axis, Expr
+from mercer.ir.integers import IntExpr
+from mercer.ir.nests import Nest, Nests
+from mercer.ir.types import Array, Data, TensorType
+
+MAX_UNROLL = 10_000
+
+
+class Body(Evaluator):
+    """Runs statements; `run` gives the returned values, or None when the body ended without `return`."""
+
+    def run(self, statements: Sequence[syntax.Statement]) -> tuple[AnyValue, ...] | None:
+        for statement in statements:
+            result = self.execute(statement)
+            if result is not None:
+                return result
+        return None
+
+    def execute(self, s: syntax.Statement) -> tuple[AnyValue, ...] | None:
+        match s:
+            case syntax.Assign():
+                self._assign(s)
+            case syntax.IndexAssign():
+                self.frame.scope[s.target.name] = self.constant(s) if s.const else self.index_statement(s)
+            case syntax.ParamDeclaration():
+                self.parameter(s)
+            case syntax.Return():
+                return self._returned(s)
+            case syntax.ReturnIndexed():
+                return (self.index_statement(s.statement),)
+            case syntax.If():
+                return self.run(s.then if self.condition(s.condition) else s.otherwise)
+            case syntax.For():
+                return self._for(s)
+            case syntax.Require():
+                self._require(s)
+        return None
+
+    def parameter(self, s: syntax.ParamDeclaration) -> None:
+        self.fail("unsupported", "only a layer or a model owns parameters", s.span, hint="take it as a tensor argument")
+
+    def index_statement(self, s: syntax.IndexAssign) -> AnyValue:
+        self.fail("unsupported", "index notation stands in an operator", s.span, hint="move the formula into an `op`")
+
+    def _assign(self, s: syntax.Assign) -> None:
+        value = self.evaluate(s.value)
+        if len(s.names) == 1:
+            self.frame.scope[s.names[0].name] = value
+            return
+        if isinstance(value, Poison):
+            value = (POISON,) * len(s.names)
+        if not isinstance(value, tuple) or len(value) != len(s.names):
+            found = f"{len(value)} values" if isinstance(value, tuple) else describe(value)
+            self.fail("type-mismatch", f"{len(s.names)} names on the left; {found} on the right", s.span)
+        for name, item in zip(s.names, value, strict=True):
+            self.frame.scope[name.name] = item
+
+    def _returned(self, s: syntax.Return) -> tuple[AnyValue, ...]:
+        values = tuple(self.evaluate(v) for v in s.values)
+        if len(values) == 1 and isinstance(values[0], tuple) and any(isinstance(v, Tensor) for v in values[0]):
+            return values[0]
+        return values
+
+    def _for(self, s: syntax.For) -> tuple[AnyValue, ...] | None:
+        start = self.integer(s.start, "the start of a range")
+        stop = self.integer(s.stop, "the end of a range")
+        if not start.is_constant or not stop.is_constant:
+            self.fail("not-static", "a `for` runs a fixed number of times", s.start.span.to(s.stop.span))
+        if stop.value - start.value > MAX_UNROLL:
+            self.fail("out-of-range", f"a `for` is written out; {stop - start} rounds are more than {MAX_UNROLL}", s.span)
+        for value in range(start.value, stop.value):
+            self.frame.scope[s.variable.name] = value
+            result = self.run(s.body)
+            if result is not None:
+                return result
+        return None
+
+    def _require(self, s: syntax.Require) -> None:
+        try:
+            if self.condition(s.condition):
+                return
+        except CompileError as error:
+            if isinstance(error.__context__, Undecided):
+                return  # the sizes of a call decide; the reads that rely on it are checked when it runs
+            raise
+        message = "".join(p if isinstance(p, str) else _shown(self.evaluate(p)) for p in s.message)
+        self.fail("require-failed", message, s.span)
+
+    def constant(self, s: syntax.IndexAssign) -> AnyValue:
+        """`const name[axes] = e`, evaluated now."""
+        recorder = _Recorder()
+        builder, self.builder = self.builder, recorder
+        try:
+            target = nest(self, s)
+        finally:
+            self.builder = builder
+        if isinstance(target, Poison):
+            return POISON
+        known: dict[str, Constant] = {}
+        for value in self.frame.scope.values():
+            data = builder.data(value.name) if isinstance(value, Tensor) and isinstance(builder, Collector) else None
+            if isinstance(value, Tensor) and data is not None:
+                known[value.name] = Constant(value.name, value.type, Data(data))
+        program = Nests("const", (), (), tuple(known.values()), tuple(recorder.nests), (target.name,))
+        read = {name for n in recorder.nests for name in _reads(n)} - known.keys() - {n.target for n in recorder.nests}
+        if read:
+            self.fail("not-static", f"a `const` reads only other constants, not `{sorted(read)[0]}`", s.span)
+        if any(dim.dims() for n in recorder.nests for dim in n.type.shape):
+            self.fail("not-static", "the extents of a `const` are numbers", s.span)
+        (array,) = evaluate(program, {})
+        return self.builder.constant(array, s.target.name)
+
+    def inline(
+        self,
+        definition: syntax.Definition,
+        e: syntax.Call,
+        positional: tuple[AnyValue, ...],
+        attributes: tuple[AnyValue, ...],
+        keywords: dict[str, AnyValue],
+        preset: dict[str, AnyValue],
+    ) -> AnyValue:
+        plain = Signature.of(definition)
+        optional = tuple((n, default or syntax.NoneLiteral(e.span) if n in preset else default) for n, default in plain.attributes)
+        signature = replace(plain, attributes=optional)
+        arguments, bound = self.bind(signature, e, positional, attributes, keywords)
+        bound = preset | bound
+        if len(arguments) != len(signature.tensors):
+            self.fail("missing-argument", f"`{signature.name}` takes {len(signature.tensors)} arguments", e.span,
+                      expected=str(signature))  # fmt: skip
+        site = self.frame.site or (e.span if self.library.is_standard(definition.span) else None)
+        frame = Frame(dict(bound), dict(self.frame.ellipses), dict(self.frame.types), self.frame.symbols,
+                      self.frame.loop, self.frame.path, site)  # fmt: skip
+        inner = Inline(self.library, self.builder, frame)
+        matcher = Matcher(inner, e.span)
+        for parameter, value in zip(definition.parameters, arguments, strict=True):
+            frame.scope[parameter.name.name] = value
+            if parameter.type is not None and isinstance(value, Tensor | View):
+                tensor = value if isinstance(value, Tensor) else value.tensor
+                shape = value.type.shape if isinstance(value, Tensor) else value.shape
+                matcher.match(parameter.name.name, parameter.type, TensorType(tensor.type.dtype, shape))
+        matcher.finish()
+        bind_defaults(inner, definition.attributes, last=True)
+        saved = (dict(frame.loop.indices), dict(frame.loop.ellipses)) if frame.loop else None
+        if frame.loop is not None:
+            frame.loop.indices = {}
+        result = inner.run(definition.body)
+        if frame.loop is not None and saved is not None:
+            frame.loop.indices, frame.loop.ellipses = saved
+        if result is None or len(result) != 1:
+            self.fail("missing-return", f"{definition.kind} `{definition.name.name}` returns one value", definition.span)
+        return result[0]
+
+
+class Inline(Body):
+    """The body of a `fn` or a `kernel`, evaluated in the loop of its caller."""
+
+
+def nest(evaluator: Body, s: syntax.IndexAssign) -> Tensor | Poison:
+    """Emit the loop nest of an index statement."""
+    frame = evaluator.frame
+    frame.loop = Loop(taken=set(frame.symbols))
+    try:
+        axes = evaluator.axes(s.axes)
+        value = evaluator.evaluate(s.value)
+        if isinstance(value, Poison):
+            return POISON
+        if isinstance(value, View):
+            evaluator.fail("rank-mismatch", f"{describe(value)} is not one number", s.value.span,
+                           hint="give it all its indices")  # fmt: skip
+        with evaluator.operands(s.value.span):
+            body = as_expr(value, frame.default)
+        return evaluator.builder.emit(s.target.name, axes, body)
+    finally:
+        frame.loop = None
+
+
+class Collector:
+    """A builder that knows the data of its constants."""
+
+    def data(self, name: str) -> Array | None:
+        raise NotImplementedError
+
+
+class _Recorder:
+    """Takes the nests of one `const` statement."""
+
+    def __init__(self) -> None:
+        self.nests: list[Nest] = []
+
+    def emit(self, target: str, axes: tuple[Axis, ...], body: Expr) -> Tensor:
+        name = f"{target}.{len(self.nests)}"
+        type_ = TensorType(body.dtype, tuple(axis.extent for axis in axes))
+        self.nests.append(Nest(name, type_, axes, body, ()))
+        return Tensor(name, type_)
+
+    def constant(self, array: Array, hint: str) -> Tensor:
+        raise AssertionError(hint)
+
+    def apply(self, operator: str, operands: object, attributes: object, span: object) -> tuple[Tensor, ...]:
+        raise AssertionError(operator)
+
+
+def _reads(nest_: Nest) -> frozenset[str]:
+    from mercer.ir.lower import read_names
+
+    return read_names(replace(nest_))
+
+
+def _shown(value: AnyValue) -> str:
+    return str(value) if isinstance(value, int | float | str | IntExpr) else describe(value)
