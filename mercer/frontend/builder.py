@@ -181,13 +181,17 @@ class Builder:
     ) -> syntax.ReturnIndexed | syntax.Return:
         if not (isinstance(target, syntax.Subscript) and isinstance(target.value, syntax.Name) and not target.pad):
             hint = "write `return y[n, i] = ...` for a formula, `return value` for a value"
-            self.bag.error("syntax-error", "this cannot be returned by `=`", target.span, expected="`NAME[axes]`", hint=hint)
+            self.bag.error(
+                "syntax-error", "this cannot be returned by `=`", target.span, expected="`NAME[axes]`", hint=hint
+            )
             return syntax.Return((value,), value.span)
         axes = tuple(self.axis_of(item) for item in target.items)
         statement = syntax.IndexAssign(target.value, axes, value, False, target.span.to(value.span))
         return syntax.ReturnIndexed(statement, self.at(word).to(value.span))
 
-    def axis_of(self, item: syntax.Expression | syntax.Slice | syntax.Ellipsis_) -> syntax.AxisBinder | syntax.Ellipsis_:
+    def axis_of(
+        self, item: syntax.Expression | syntax.Slice | syntax.Ellipsis_
+    ) -> syntax.AxisBinder | syntax.Ellipsis_:
         match item:
             case syntax.Ellipsis_():
                 return item
@@ -312,9 +316,7 @@ class Builder:
             self.bag.error("syntax-error", f"a subscript has no `{word.name}`", word.span, expected="`pad = value`")
         return value
 
-    def call(
-        self, callee: syntax.Name, arguments: Arguments | None, more: Arguments | None, end: Token
-    ) -> syntax.Call:
+    def call(self, callee: syntax.Name, arguments: Arguments | None, more: Arguments | None, end: Token) -> syntax.Call:
         split = more is not None
         before, after = arguments or (), more or ()
         keywords = [argument for argument in (*before, *after) if isinstance(argument, syntax.Keyword)]
@@ -380,7 +382,7 @@ class Builder:
     def unescape(self, text: str, span: Span) -> str:
         def character(match: re.Match[str]) -> str:
             if match[0] not in _ESCAPES:
-                hint = "known are `\\n`, `\\t`, `\\\"` and `\\\\`"
+                hint = 'known are `\\n`, `\\t`, `\\"` and `\\\\`'
                 self.bag.error("syntax-error", f"`{match[0]}` is not an escape of a string", span, hint=hint)
             return _ESCAPES.get(match[0], match[0])
 
@@ -397,7 +399,9 @@ class Builder:
                 continue
             if piece[0] in ("{", "}"):
                 hint = "an expression stands in `{ }`; a brace itself is written `{{` or `}}`"
-                self.bag.error("syntax-error", f"the message has a `{piece[0]}` without its partner", self.at(token), hint=hint)
+                self.bag.error(
+                    "syntax-error", f"the message has a `{piece[0]}` without its partner", self.at(token), hint=hint
+                )
             text = piece[0][0] if piece[0] in ("{{", "}}") else self.unescape(piece[0], self.at(token))
             if parts and isinstance(parts[-1], str):
                 text = parts.pop() + text  # pyright: ignore[reportOperatorIssue]

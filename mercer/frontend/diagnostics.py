@@ -13,7 +13,7 @@ DIAGNOSTICS: dict[str, str] = {
     # the text
     "syntax-error": "The text does not follow the grammar.",
     "unclosed-bracket": "A `(`, `[` or `{` has no partner.",
-    "unterminated-string": "A string has no closing `\"` on its line.",
+    "unterminated-string": 'A string has no closing `"` on its line.',
     "unknown-character": "A character that the language does not use.",
     "reserved-word": "A word kept for a later version of the language.",
     "nesting-too-deep": "An expression or block is nested deeper than the compiler follows.",

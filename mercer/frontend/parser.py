@@ -16,6 +16,7 @@ from lark.utils import TextSlice
 from mercer.frontend import slips, syntax
 from mercer.frontend.builder import Builder
 from mercer.frontend.diagnostics import SOURCES, DiagnosticBag
+from mercer.frontend.lalr import Loop
 
 DEEPEST = 128
 """Levels of brackets and operators within each other that are followed, so that recursion over the tree is safe."""
@@ -53,6 +54,7 @@ class _Parser:
             postlex=_Layout(),
             transformer=_Reductions(self.builder),  # pyright: ignore[reportArgumentType]
         )
+        self.loop = Loop(self.lark)
 
     def file(self, text: str, file: str, bag: DiagnosticBag) -> tuple[syntax.Item, ...]:
         """The items of a file; one that begins in column 1 is parsed even when those before it are wrong."""
@@ -70,7 +72,7 @@ class _Parser:
     def piece(self, rule: str, start: int, end: int) -> Any:
         """What `rule` makes of a range of the text; None after an error."""
         try:
-            return self.lark.parse(TextSlice(self.text, start, end), start=rule)  # pyright: ignore[reportArgumentType]
+            return self.loop.parse(TextSlice(self.text, start, end), rule)
         except UnexpectedInput as error:
             slips.explain(error, self.lark, self.text, self.name, (start, end), self.bag)
         except _TooDeep as error:
@@ -103,7 +105,7 @@ _CLOSING = {"RPAR", "RSQB", "RBRACE"}
 _OPERATORS = {"PIPE", "POWER", "TIMES", "PLUS", "MINUS", "LESS", "COMPARE", "AND", "OR", "NOT"}
 _DEEPER = _OPERATORS | {"REDUCER", "IF", "_ELSE"}
 _SEPARATING = {"COMMA", "SEMICOLON", "EQUAL", "COLON"}
-_CONTINUING = _OPERATORS | _SEPARATING | _OPENING | {"ARROW", "RANGE", "AT", "DOT"}
+_CONTINUING = _OPERATORS | _SEPARATING | _OPENING | {"ARROW", "RANGE", "AT", "DOT", "IF", "_ELSE", "_IN", "_REDUCED"}
 
 
 class _Layout:
@@ -129,11 +131,12 @@ class _Layout:
                 depth = floor
             elif kind in _OPENING:
                 depth += 1
-                brackets.append((kind, floor, depth))
+                brackets.append(("REDUCER" if previous == "REDUCER" else kind, floor, depth))
                 floor = depth
             elif kind in _CLOSING:
                 if brackets:
-                    _, floor, depth = brackets.pop()
+                    opening, floor, depth = brackets.pop()
+                    kind = "_REDUCED" if opening == "REDUCER" else kind
             elif kind in _DEEPER:
                 depth += 1
             if depth > DEEPEST:

@@ -41,7 +41,12 @@ _STATEMENT = frozenset({"LET"})
 
 SLIPS: tuple[Slip, ...] = (
     # words of other languages
-    Slip("", r"(def|func|function|fun)\b", "a function is `fn name(x) = ...`, a layer `layer Name(x; out) { ... }`", needs=_ITEM),
+    Slip(
+        "",
+        r"(def|func|function|fun)\b",
+        "a function is `fn name(x) = ...`, a layer `layer Name(x; out) { ... }`",
+        needs=_ITEM,
+    ),
     Slip("", r"(import|from|include)\b", "another file is taken in by `use name`", needs=_ITEM),
     Slip("", r"(class|struct)\b", "a layer is `layer Name(x; out) { ... }`", needs=_ITEM),
     Slip("", r"(const|let|param|buffer)\b", "this stands inside the body of a definition", needs=_ITEM),
@@ -69,19 +74,32 @@ SLIPS: tuple[Slip, ...] = (
     Slip("", r"'", "a string stands in double quotes"),
     Slip("", r"%%|\$|`|\\", "a comment begins with `#`; a line goes on after an operator, a comma or inside brackets"),
     # parts of the language in the wrong place
-    Slip(r";[^()]*\w\s*", r":", "a tensor parameter stands before the `;`, an attribute has no type", needs=frozenset({"EQUAL"})),
+    Slip(
+        r";[^()]*\w\s*",
+        r":",
+        "a tensor parameter stands before the `;`, an attribute has no type",
+        needs=frozenset({"EQUAL"}),
+    ),
     Slip(
         r"\b(kernel|fn|op|layer|model)\b[^;]*",
         r"=(?!=)",
         "attributes stand after a `;`: `(x; k = 3)`",
         needs=frozenset({"SEMICOLON"}),
     ),
-    Slip(r"\b(sum|prod|max|min|mean|any|all|argmax|argmin)\[.*\]\s*", r"=", "`sum`, `max` and the like begin a reduction; choose another name"),
+    Slip(
+        r"\b(sum|prod|max|min|mean|any|all|argmax|argmin)\[.*\]\s*",
+        r"=",
+        "`sum`, `max` and the like begin a reduction; choose another name",
+    ),
     Slip(r"\bconst\s+\w+\s*", r"=", "say its indices, `const x[i < n] = ...`; a single value is a `let`"),
     Slip(r"\blet\s+\w+\s*", r"\[", "a formula over indices has no `let`: `x[i] = ...`"),
     Slip(r"^\s*", r"(\*\*|[-+*/%<>]|==|!=|and\b|or\b)", "a line goes on when the one before it ends in the operator"),
     Slip(r"^\s*\w+\s*", r"\(", "a statement gives its value a name: `y = f(x)`", needs=frozenset({"EQUAL"})),
-    Slip(r"\|>\s*[\w.]+\s*(\(.*\))?\s*", r"\*\*|[-+*/%<>\[]|==|and\b|or\b|if\b", "put the pipe in parentheses: `(x |> f) + 1`"),
+    Slip(
+        r"\|>\s*[\w.]+\s*(\(.*\))?\s*",
+        r"\*\*|[-+*/%<>\[]|==|and\b|or\b|if\b",
+        "put the pipe in parentheses: `(x |> f) + 1`",
+    ),
     Slip(r"\d", r"[A-Za-z_(]", "a product is written with its `*`: `2*x`", needs=_OPERATOR),
     Slip(
         r"[\w)\]]\s+",
@@ -205,7 +223,9 @@ class _Explanation:
         span = self.span(self.start, self.end)
         if self.token is not None and self.token.type == "RESERVED":
             message = f"`{self.token}` is not part of this version of the language"
-            self.bag.error("reserved-word", message, span, hint="the word is kept for a later version; choose another name")
+            self.bag.error(
+                "reserved-word", message, span, hint="the word is kept for a later version; choose another name"
+            )
         elif not self.bracket():
             self.other(span)
 
@@ -230,7 +250,10 @@ class _Explanation:
         else:
             return False
         self.bag.error(
-            "unclosed-bracket", f"this `{kind}` is never closed", self.span(opener, opener + 1), expected=f"`{partner}` before {where}"
+            "unclosed-bracket",
+            f"this `{kind}` is never closed",
+            self.span(opener, opener + 1),
+            expected=f"`{partner}` before {where}",
         )
         return True
 
@@ -240,7 +263,9 @@ class _Explanation:
         if here == there:
             return False
         line = self.text[here:].split("\n", 1)[0]
-        statement = re.match(r"\s*(?:(?:let|const|param|buffer|return|if|for|require)\b|\w+(?:\[[^\]]*\])?\s*=(?!=)|\})", line)
+        statement = re.match(
+            r"\s*(?:(?:let|const|param|buffer|return|if|for|require)\b|\w+(?:\[[^\]]*\])?\s*=(?!=)|\})", line
+        )
         return bool(statement) and _indent(self.text, here) <= _indent(self.text, there)
 
     def other(self, span: Span) -> None:
@@ -253,10 +278,21 @@ class _Explanation:
         expected = expected_words(self.allowed, self.lark)
         if self.token is None:
             if here.startswith('"'):
-                message = "this string has no closing `\"`"
-                self.bag.error("unterminated-string", message, self.span(self.start, self.start + len(here)), hint="a string ends on its line; a quote inside it is written `\\\"`")
+                message = 'this string has no closing `"`'
+                self.bag.error(
+                    "unterminated-string",
+                    message,
+                    self.span(self.start, self.start + len(here)),
+                    hint='a string ends on its line; a quote inside it is written `\\"`',
+                )
                 return
-            self.bag.error("unknown-character", f"{_character(here[0])} is not a sign of the language", span, expected=expected, hint=hint)
+            self.bag.error(
+                "unknown-character",
+                f"{_character(here[0])} is not a sign of the language",
+                span,
+                expected=expected,
+                hint=hint,
+            )
             return
         if self.token.type == "$END":
             found = "the end of the text" if self.piece[1] == len(self.text) else "the end of the item"
