@@ -1,0 +1,345 @@
+"""From text to artifact: the one file that knows every room below."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mercer.frontend.diagnostics import CompileError
+from mercer.frontend.elaborate import elaborate, find_model
+from mercer.frontend.library import DefinitionLibrary, default_library, load
+from mercer.frontend.parser import parse as parse_syntax
+from mercer.frontend.syntax import Definition
+from mercer.ir.evaluate import evaluate
+from mercer.ir.graph import AttributeValue, Graph, Parameter, Value
+from mercer.ir.initializers import initialize
+from mercer.ir.lower import lower
+from mercer.ir.nests import Nests
+from mercer.ir.text import parse_graph, parse_nests, print_graph, print_nests
+from mercer.ir.types import Array, DType, TensorType
+from mercer.ir.verify import verify
+from mercer.passes.manager import Pass, PassContext, Program as IR, parse_pipeline, run_passes
+from mercer.passes.pipeline import INFERENCE, PASSES
+from mercer.runtime.artifact import Artifact, Signature, TensorSpec
+from mercer.runtime.errors import MercerError, nearest
+from mercer.runtime.session import Executable
+from mercer.version import VERSION
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, all steps, what comes next)."""
+
+
+class UsageError(MercerError):
+    """Arguments that do not fit: a missing file, an unknown target."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model that has been parsed and checked: its graph and the operators that it uses."""
+
+    graph: Graph
+    library: DefinitionLibrary = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return self.graph.parameters
+
+    @property
+    def signature(self) -> Signature:
+        return signature_of(self.graph)
+
+    @functools.cached_property
+    def nests(self) -> Nests:
+        """The loop nests of the graph, before any pass."""
+        return lower(self.graph, self.library)
+
+    def initial(self, seed: int = 0) -> dict[str, Array]:
+        """First values of the parameters, the same for the same seed."""
+        return {p.name: initialize(p, seed) for p in self.graph.parameters}
+
+    def torch_source(self) -> str:
+        """Python source of the `torch.nn.Module`, which needs PyTorch only."""
+        from mercer.backends import torch as backend
+
+        return backend.source(self.graph, self.library)
+
+    def torch(self, seed: int = 0) -> torch.nn.Module:
+        """The model as a trainable module; the keys of its state_dict are the parameter names."""
+        from mercer.backends import torch as backend
+
+        return backend.module(self.graph, self.library, self.initial(seed))
+
+    def evaluate(
+        self, *inputs: Array, weights: Mapping[str, Any] | None = None, precision: DType | None = None
+    ) -> tuple[Array, ...]:
+        """Run the NumPy reference; `precision=DType.F64` computes in double precision."""
+        arrays = self.initial() if weights is None else as_arrays(weights)
+        named = {v.name: x for v, x in zip(self.graph.inputs, inputs, strict=True)}
+        return evaluate(self.nests, named, arrays, precision)
+
+
+def signature_of(ir: Graph | Nests) -> Signature:
+    """What a program takes and gives, as artifacts record it."""
+
+    def spec(name: str, type_: TensorType) -> TensorSpec:
+        shape = tuple(d.value if d.is_constant else str(d) for d in type_.shape)
+        return TensorSpec(name, str(type_.dtype), shape)
+
+    types = {value.name: value.type for value in ir.values()} if isinstance(ir, Graph) else ir.types()
+    inputs = tuple(spec(v.name, v.type) for v in ir.inputs)
+    return Signature(inputs, tuple(spec(name, types[name]) for name in ir.outputs))
+
+
+def as_arrays(weights: Mapping[str, Any]) -> dict[str, Array]:
+    """NumPy arrays from NumPy arrays or torch tensors, such as a state_dict.
+
+    The counter `num_batches_tracked` that PyTorch's batch norm keeps is left out: no formula uses it.
+    """
+    arrays: dict[str, Array] = {}
+    for name, value in weights.items():
+        if name.rpartition(".")[2] == "num_batches_tracked":
+            continue
+        arrays[name] = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    return arrays
+
+
+# --- parsing ----------------------------------------------------------------------------------------------------------
+
+
+def parse(path: str | os.PathLike[str], model: str | None = None, **attributes: AttributeValue) -> Program:
+    """Read a `.mer` file; `model` chooses one of several, `attributes` replace its defaults.
+
+    Raises UsageError when the file cannot be read and CompileError when its text is wrong.
+    """
+    path = Path(path)
+    return _program(read_text(path), str(path), path.parent, model, attributes)
+
+
+def parse_text(text: str, name: str = "<text>", model: str | None = None, **attributes: AttributeValue) -> Program:
+    """Like `parse`, from a string."""
+    return _program(text, name, None, model, attributes)
+
+
+def _program(
+    text: str, name: str, folder: Path | None, model: str | None, attributes: dict[str, AttributeValue]
+) -> Program:
+    loaded = load(text, name, folder)
+    library = default_library().extended(loaded.definitions)
+    graph = elaborate(library, find_model(loaded.definitions, model, loaded.file), attributes)
+    verify(graph, library)
+    return Program(graph, library)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; raises UsageError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        siblings = [p.name for p in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+        near = nearest(path.name, siblings)
+        raise UsageError(f"cannot read {path}: {error.strerror}", f"did you mean {near}?" if near else None) from error
+
+
+def parse_ir(text: str, weights: Mapping[str, Array] | None = None) -> tuple[IR, DefinitionLibrary]:
+    """Read IR text of either level, with the operators that its header defines."""
+    if text.lstrip().startswith("mercer.nests"):
+        return parse_nests(text, weights), default_library()
+    graph = parse_graph(text, weights)
+    return graph, library_of(graph)
+
+
+def library_of(graph: Graph) -> DefinitionLibrary:
+    """The standard library with the definitions that a graph carries."""
+    items = parse_syntax(graph.definitions, "<definitions>").items
+    return default_library().extended([item for item in items if isinstance(item, Definition)])
+
+
+def print_ir(ir: IR) -> str:
+    """IR text of either level."""
+    return print_graph(ir) if isinstance(ir, Graph) else print_nests(ir)
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------
+
+
+def compile(
+    program: Program | str | os.PathLike[str],
+    target: str = "cpu",
+    weights: Mapping[str, Any] | None = None,
+    *,
+    dump_ir: str | os.PathLike[str] | None = None,
+    pipeline: str | Sequence[Pass] | None = None,
+    verify_each: bool = False,
+    progress: Progress | None = None,
+) -> Executable:
+    """Compile a program, or the file at a path, for `cpu`, `cpu:LEVEL`, `cuda`, `cuda:sm_NN` or `torch`.
+
+    `weights` maps every parameter name to an array (a state_dict will do); without it the initial values are taken and
+    the ledger says so. `dump_ir` names a folder for the IR after every pass. `pipeline` replaces the standard passes.
+    Raises MercerError: wrong text, target, weights or folder.
+    """
+    if not isinstance(program, Program):
+        program = parse(program)
+    kind = target.partition(":")[0]
+    if kind not in TARGETS:
+        near = nearest(kind, TARGETS)
+        hint = f"did you mean `{near}`?" if near else f"one of {', '.join(TARGETS)}"
+        raise UsageError(f"there is no target `{target}`", hint)
+    values = program.initial() if weights is None else as_arrays(weights)
+    context = PassContext(program.library, weights=values, verify_each=verify_each)
+    if weights is None and program.parameters:
+        context.ledger.warn("bind", program.name, "no weights given: the initial values of seed 0 are compiled in")
+    folder = _dump_folder(dump_ir)
+    if folder is not None:
+        _dump(folder, 0, "elaborate", print_graph(program.graph))
+        context.dump = functools.partial(_dump, folder)
+    return Executable(TARGETS[kind](program, target, context, _passes(pipeline), progress))
+
+
+def _passes(pipeline: str | Sequence[Pass] | None) -> Sequence[Pass]:
+    if pipeline is None:
+        return INFERENCE
+    return parse_pipeline(pipeline, PASSES) if isinstance(pipeline, str) else pipeline
+
+
+def _tvm(
+    program: Program, target: str, context: PassContext, passes: Sequence[Pass], progress: Progress | None
+) -> Artifact:
+    from mercer.backends import tvm as backend
+
+    chosen = backend.parse(target)
+    graphs: list[Graph] = []
+    ir = _run(program, context, passes, progress, graphs)
+    built = backend.compile_nests(ir, chosen, progress)
+    entry = {"function": "main", "weights": list(built.weights), "sources": _sources(ir), "choices": built.choices}
+    members = {
+        "lib.so": built.library,
+        "weights.safetensors": _safetensors(built.weights),
+        "ir/graph.mir": print_graph(graphs[-1]).encode(),
+        "ir/nests.mir": print_nests(ir).encode(),
+    }
+    return Artifact.create(
+        target=chosen.name,
+        signature=signature_of(program.graph),
+        members=members,
+        version=VERSION,
+        cpu_features=chosen.features,
+        entry=entry,
+        ledger=context.ledger.to_json(),
+    )
+
+
+def _run(
+    program: Program, context: PassContext, passes: Sequence[Pass], progress: Progress | None, graphs: list[Graph]
+) -> Nests:
+    """Run the passes; `graphs` receives the last graph before lowering."""
+    ir: IR = program.graph
+    for number, each in enumerate(passes):
+        if progress is not None:
+            progress(number, len(passes), each.name)
+        if isinstance(ir, Graph):
+            graphs.append(ir)
+        ir = run_passes(ir, (each,), context)
+    if isinstance(ir, Graph):
+        graphs.append(ir)
+        ir = lower(ir, program.library)
+    return ir
+
+
+def _torch(
+    program: Program, target: str, context: PassContext, passes: Sequence[Pass], progress: Progress | None
+) -> Artifact:
+    """The generated module with its weights: no pass runs, so what is kept is what was trained."""
+    from mercer.backends import torch as backend
+    from mercer.passes.bind import check_weights
+
+    del passes, progress
+    values = dict(context.weights or {})
+    check_weights(program.parameters, values)
+    source = backend.source(program.graph, program.library)
+    state = backend.module(program.graph, program.library, values).state_dict()
+    members = {
+        "model.py": source.encode(),
+        "weights.safetensors": _safetensors({name: np.asarray(tensor) for name, tensor in state.items()}),
+        "ir/graph.mir": print_graph(program.graph).encode(),
+        "ir/nests.mir": print_nests(program.nests).encode(),
+    }
+    return Artifact.create(
+        target=target,
+        signature=program.signature,
+        members=members,
+        version=VERSION,
+        entry={"class": program.name},
+        ledger=context.ledger.to_json(),
+    )
+
+
+TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress | None], Artifact]] = {
+    "cpu": _tvm,
+    "cuda": _tvm,
+    "torch": _torch,
+}
+
+
+def _sources(nests: Nests) -> dict[str, str]:
+    """Source line of each statement, by the name of its function."""
+    from mercer.ir.nests import Nest
+
+    named = ((s.target if isinstance(s, Nest) else s.targets[0].name, s) for s in nests.statements)
+    return {name: str(s.origins[-1].span) for name, s in named if s.origins}
+
+
+def _safetensors(arrays: Mapping[str, Array]) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+
+
+def _dump_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+    if folder is None:
+        return None
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}") from error
+    return path
+
+
+def _dump(folder: Path, step: int, name: str, text: str) -> None:
+    number = len(list(folder.glob("[0-9][0-9]_*.mir"))) if step else 0
+    if not step:
+        for old in folder.glob("[0-9][0-9]_*.mir"):
+            old.unlink()
+    (folder / f"{number:02d}_{name}.mir").write_text(text, encoding="utf-8")
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Read a safetensors file; raises UsageError when it cannot be read or is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, ValueError) as error:
+        raise UsageError(f"{path} is not a safetensors file: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+__all__ = ["CompileError", "Program", "UsageError", "Value", "compile", "parse", "parse_text"]
