@@ -20,6 +20,7 @@ _TYPE_VARIABLE = re.compile(r"[A-Z][0-9]*")
 _ESCAPES = {"\\n": "\n", "\\t": "\t", '\\"': '"', "\\\\": "\\"}
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
+Item: TypeAlias = "syntax.Expression | syntax.Slice | syntax.Ellipsis_"
 Axes: TypeAlias = "tuple[syntax.AxisBinder | syntax.Ellipsis_, ...]"
 Arguments: TypeAlias = "tuple[syntax.Expression | syntax.Keyword, ...]"
 
@@ -289,7 +290,7 @@ class Builder:
     def subscript(
         self,
         value: syntax.Expression,
-        items: tuple[syntax.Expression | syntax.Slice | syntax.Ellipsis_, ...] | None,
+        items: tuple[Item, ...] | None,
         pad: syntax.Expression | None,
         end: Token,
     ) -> syntax.Subscript:
@@ -390,7 +391,7 @@ class Builder:
 
     def message(self, token: Token) -> tuple[str | syntax.Expression, ...]:
         """A message's text and the expressions of its `{...}`, alternating as they come; `{{` and `}}` are braces."""
-        start, end = token.start_pos + 1, token.end_pos - 1  # pyright: ignore[reportOptionalOperand]
+        start, end = (token.start_pos or 0) + 1, (token.end_pos or 0) - 1
         parts: list[str | syntax.Expression] = []
         for piece in _PIECE.finditer(self.text, start, end):
             if piece[1] is not None:
@@ -398,12 +399,12 @@ class Builder:
                 parts.extend([value] if value else [])
                 continue
             if piece[0] in ("{", "}"):
+                message = f"the message has a `{piece[0]}` without its partner"
                 hint = "an expression stands in `{ }`; a brace itself is written `{{` or `}}`"
-                self.bag.error(
-                    "syntax-error", f"the message has a `{piece[0]}` without its partner", self.at(token), hint=hint
-                )
+                self.bag.error("syntax-error", message, self.at(token), hint=hint)
             text = piece[0][0] if piece[0] in ("{{", "}}") else self.unescape(piece[0], self.at(token))
-            if parts and isinstance(parts[-1], str):
-                text = parts.pop() + text  # pyright: ignore[reportOperatorIssue]
-            parts.append(text)
+            if parts and isinstance(last := parts[-1], str):
+                parts[-1] = last + text
+            else:
+                parts.append(text)
         return tuple(parts)

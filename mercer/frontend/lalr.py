@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lark import Lark, Token
-from lark.lexer import LexerThread
+from lark.lexer import LexerState, LexerThread
 from lark.parsers.lalr_analysis import Shift
-from lark.parsers.lalr_parser import LALR_Parser
 from lark.parsers.lalr_parser_state import ParseConf, ParserState
 from lark.utils import TextSlice
 
@@ -32,9 +31,8 @@ class Loop:
 
     def __init__(self, lark: Lark) -> None:
         frontend: Any = lark.parser
-        parser: LALR_Parser = frontend.parser
-        self._lexer = frontend.lexer
-        self._parser = parser.parser
+        self._lexer: Any = frontend.lexer
+        self._parser: Any = frontend.parser.parser
         self._actions: dict[int, dict[str, _Shift | _Reduce]] = {
             state: {str(symbol): self._action(*action) for symbol, action in actions.items()}
             for state, actions in self._parser.parse_table.states.items()
@@ -51,9 +49,9 @@ class Loop:
 
     def parse(self, text: TextSlice[str], start: str) -> Any:
         """What the transformer makes of `text`. Raises lark's UnexpectedInput."""
-        conf = ParseConf(self._parser.parse_table, self._parser.callbacks, start)
-        state = _State(conf, LexerThread.from_text(self._lexer, text))
-        state.actions, state.settle = self._actions, self._settle
+        thread: Any = LexerThread(self._lexer, LexerState(text))
+        state = _State(ParseConf(self._parser.parse_table, self._parser.callbacks, start), thread)
+        state.actions, state.settle, state.goto = self._actions, self._settle, self._goto
         return self._parser.parse_from_state(state)
 
     def _settle(self, below: int, state: int, terminal: str) -> int:
@@ -74,18 +72,22 @@ class Loop:
 
 
 class _State(ParserState[Any]):
-    __slots__ = ("actions", "settle")
+    __slots__ = ("actions", "goto", "settle")
     actions: dict[int, dict[str, _Shift | _Reduce]]
     settle: Callable[[int, int, str], int]
+    goto: Callable[[int, str], int]
+    value_stack: list[Any]
 
     def feed_token(self, token: Token, is_end: bool = False) -> Any:
-        states, values, terminal = self.state_stack, self.value_stack, token.type
+        states: list[int] = self.state_stack
+        values = self.value_stack
+        terminal = token.type
         while True:
             action = self.actions[states[-1]].get(terminal)
             if action is None:
                 return super().feed_token(token, is_end)  # raises the error
-            if action.__class__ is _Shift:
-                states.append(action[0])
+            if isinstance(action, _Shift):
+                states.append(action.state)
                 values.append(token)
                 return None
             rule, size, build = action
@@ -96,7 +98,7 @@ class _State(ParserState[Any]):
                 if size:
                     del states[-size:]
                     del values[-size:]
-                states.append(self.actions[states[-1]][rule][0])
+                states.append(self.goto(states[-1], rule))
                 values.append(build(parts))
             if is_end and states[-1] == self.parse_conf.end_state:
                 return values[-1]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lark import Lark, Token
-from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark.exceptions import UnexpectedInput, UnexpectedToken
 from lark.lexer import PatternStr
 
 from mercer.frontend.diagnostics import DiagnosticBag
@@ -20,24 +21,21 @@ from mercer.ir.spans import Span
 class Slip:
     """A hint for an error where the line matches `before` up to the error and `here` from it on.
 
-    `needs` are terminals of which one must be allowed at the place.
+    `needs` names a terminal that must be allowed there, which tells the place in the grammar.
     """
 
     before: str
     here: str
     hint: str
-    message: str | None = None
-    needs: frozenset[str] = frozenset()
+    needs: str | None = None
 
     def matches(self, before: str, here: str, allowed: set[str]) -> bool:
-        if self.needs and not self.needs & allowed:
+        if self.needs and self.needs not in allowed:
             return False
         return bool(re.search(f"(?:{self.before})$", before) and re.match(self.here, here))
 
 
-_ITEM = frozenset({"KIND"})
-_OPERATOR = frozenset({"PLUS"})
-_STATEMENT = frozenset({"LET"})
+_REDUCERS = "sum|prod|max|min|mean|any|all|argmax|argmin"
 
 SLIPS: tuple[Slip, ...] = (
     # words of other languages
@@ -45,22 +43,28 @@ SLIPS: tuple[Slip, ...] = (
         "",
         r"(def|func|function|fun)\b",
         "a function is `fn name(x) = ...`, a layer `layer Name(x; out) { ... }`",
-        needs=_ITEM,
+        "KIND",
     ),
-    Slip("", r"(import|from|include)\b", "another file is taken in by `use name`", needs=_ITEM),
-    Slip("", r"(class|struct)\b", "a layer is `layer Name(x; out) { ... }`", needs=_ITEM),
-    Slip("", r"(const|let|param|buffer)\b", "this stands inside the body of a definition", needs=_ITEM),
+    Slip("", r"(import|from|include)\b", "another file is taken in by `use name`", "KIND"),
+    Slip("", r"(class|struct)\b", "a layer is `layer Name(x; out) { ... }`", "KIND"),
+    Slip("", r"(const|let|param|buffer|return)\b", "this stands inside the body of a definition", "KIND"),
+    Slip(
+        "",
+        r"(use|kernel|fn|op|layer|model)\b",
+        "a definition begins in the first column, outside of other ones",
+        "PLUS",
+    ),
     Slip(r"\blambda\b.*", "", "there is no `lambda`; define a `fn`, or a `kernel`, and give its name"),
     Slip("", r"elif\b", "write `else if`"),
     Slip(r"\bin\s+range\(.*\)\s*", "", "a range is written `0..n`"),
     Slip(r"^\s*(if|else|for)\b.*", ":", "a body stands in braces: `{ ... }`"),
-    Slip(r"^\s*(def|op|fn|layer|model|kernel)\b.*\)\s*", r":\s*($|#)", "a body stands in braces: `{ ... }`"),
-    Slip(r"\)\s*", r"=>", "the type of the result stands after `->`"),
-    Slip(r"\)\s*=", r">", "the type of the result stands after `->`"),
-    Slip(r"\)\s*-?", r"[>\s]*[A-Za-z]\w*\s*\[", "the type of the result stands after `->`", needs=frozenset({"ARROW"})),
+    Slip(r"^\s*(op|fn|layer|model|kernel)\b.*\)\s*", r":\s*($|#)", "a body stands in braces: `{ ... }`"),
+    Slip(r"\)\s*=?", r"=?>", "the type of the result stands after `->`"),
+    Slip(r"\)\s*", r":?\s*[A-Za-z]\w*\s*\[", "the type of the result stands after `->`", "ARROW"),
     # operators of other languages
     Slip("", r":=", "an assignment is `name = value`"),
     Slip(r"[-+*/%]", r"=", "there is no assignment by operator; write `x = x + 1`"),
+    Slip("", r"[-+*/%]=", "there is no assignment by operator; write `x = x + 1`"),
     Slip(r"(?<![=!<>])=", r"=", "an assignment has one `=`, a comparison two"),
     Slip("", r"&", "write `and`"),
     Slip(r"\|?", r"\|(?!>)", "write `or`; a pipe is `|>`"),
@@ -72,41 +76,20 @@ SLIPS: tuple[Slip, ...] = (
     Slip("", r"\?", "a choice is written `a if condition else b`"),
     Slip(r"\w", r"\.(?!\.)", "values have no members; write `f(x)` or `x |> f`"),
     Slip("", r"'", "a string stands in double quotes"),
-    Slip("", r"%%|\$|`|\\", "a comment begins with `#`; a line goes on after an operator, a comma or inside brackets"),
+    Slip("", r"\\", "a line goes on after an operator or a comma, and inside brackets"),
     # parts of the language in the wrong place
-    Slip(
-        r";[^()]*\w\s*",
-        r":",
-        "a tensor parameter stands before the `;`, an attribute has no type",
-        needs=frozenset({"EQUAL"}),
-    ),
-    Slip(
-        r"\b(kernel|fn|op|layer|model)\b[^;]*",
-        r"=(?!=)",
-        "attributes stand after a `;`: `(x; k = 3)`",
-        needs=frozenset({"SEMICOLON"}),
-    ),
-    Slip(
-        r"\b(sum|prod|max|min|mean|any|all|argmax|argmin)\[.*\]\s*",
-        r"=",
-        "`sum`, `max` and the like begin a reduction; choose another name",
-    ),
+    Slip(r";[^()]*\w\s*", r":", "a tensor parameter stands before the `;`, an attribute has no type", "EQUAL"),
+    Slip(r"\b(kernel|fn|op|layer|model)\b[^;]*", r"=(?!=)", "attributes stand after a `;`: `(x; k = 3)`", "SEMICOLON"),
+    Slip(rf"\b({_REDUCERS})\[.*\]\s*", r"=", "`max[` and the like begin a reduction; choose another name"),
     Slip(r"\bconst\s+\w+\s*", r"=", "say its indices, `const x[i < n] = ...`; a single value is a `let`"),
     Slip(r"\blet\s+\w+\s*", r"\[", "a formula over indices has no `let`: `x[i] = ...`"),
     Slip(r"^\s*", r"(\*\*|[-+*/%<>]|==|!=|and\b|or\b)", "a line goes on when the one before it ends in the operator"),
-    Slip(r"^\s*\w+\s*", r"\(", "a statement gives its value a name: `y = f(x)`", needs=frozenset({"EQUAL"})),
+    Slip(r"^\s*\w+\s*", r"\(", "a statement gives its value a name: `y = f(x)`", "EQUAL"),
     Slip(
-        r"\|>\s*[\w.]+\s*(\(.*\))?\s*",
-        r"\*\*|[-+*/%<>\[]|==|and\b|or\b|if\b",
-        "put the pipe in parentheses: `(x |> f) + 1`",
+        r"\|>\s*\w+\s*(\(.*\))?\s*", r"\*\*|[-+*/%<>\[]|==|(and|or|if)\b", "put the pipe in parentheses: `(x |> f) + 1`"
     ),
-    Slip(r"\d", r"[A-Za-z_(]", "a product is written with its `*`: `2*x`", needs=_OPERATOR),
-    Slip(
-        r"[\w)\]]\s+",
-        r"[\w(\"]",
-        "two expressions stand side by side; is a `,` or an operator missing between them?",
-        needs=_OPERATOR,
-    ),
+    Slip(r"\d", r"[A-Za-z_(]", "a product is written with its `*`: `2*x`", "PLUS"),
+    Slip(r"[\w)\]]\s+", r"[A-Za-z0-9_(\"]", "is a `,` or an operator missing between the two?", "PLUS"),
 )
 
 # --- words for terminals ----------------------------------------------------------------------------------------------
@@ -186,132 +169,142 @@ def _found_words(token: Token) -> str:
 
 def too_deep(token: Token, file: str, deepest: int, bag: DiagnosticBag) -> None:
     """Add the error of an expression or block beyond the depth that is followed."""
-    span = Span(file, token.line or 1, token.column or 1, token.line or 1, (token.column or 1) + 1)
+    line, column = token.line or 1, token.column or 1
     message = f"more than {deepest} operators or brackets stand within each other"
-    bag.error("nesting-too-deep", message, span, hint="give parts of the expression names of their own")
+    hint = "give parts of the expression names of their own"
+    bag.error("nesting-too-deep", message, Span(file, line, column, line, column + 1), hint=hint)
 
 
 def explain(
     error: UnexpectedInput, lark: Lark, text: str, file: str, piece: tuple[int, int], bag: DiagnosticBag
 ) -> None:
     """Add the error that stopped Lark in a piece of the text."""
-    _Explanation(error, lark, text, file, piece, bag).give()
-
-
-class _Explanation:
-    def __init__(
-        self, error: UnexpectedInput, lark: Lark, text: str, file: str, piece: tuple[int, int], bag: DiagnosticBag
-    ) -> None:
-        self.lark, self.text, self.file, self.piece, self.bag = lark, text, file, piece, bag
-        self.token = error.token if isinstance(error, UnexpectedToken) else None
-        self.allowed: set[str] = error.interactive_parser.accepts()  # pyright: ignore
-        if isinstance(error, UnexpectedCharacters):
-            self.start, self.end = error.pos_in_stream or 0, (error.pos_in_stream or 0) + 1
-        elif self.token is None or self.token.type == "$END":
-            self.start = self.end = max(piece[0], _end_of_code(text, *piece))
-        elif self.token.type == "_NEWLINE":
-            self.start = self.end = self.token.start_pos or 0
+    lark_error: Any = error  # Lark does not annotate the fields of its errors
+    allowed: set[str] = lark_error.interactive_parser.accepts()
+    if isinstance(error, UnexpectedToken):
+        token: Token = lark_error.token
+        if token.type == "$END":
+            start = end = _end_of_code(text, *piece)
         else:
-            self.start, self.end = self.token.start_pos or 0, self.token.end_pos or 0
+            start = token.start_pos or 0
+            end = start if token.type == "_NEWLINE" else token.end_pos or 0
+        _Explanation(token, start, end, allowed, lark, text, file, piece, bag).give()
+    else:
+        start: int = lark_error.pos_in_stream
+        _Explanation(None, start, start + 1, allowed, lark, text, file, piece, bag).give()
 
-    def span(self, start: int, end: int) -> Span:
-        line, column = self.text.count("\n", 0, start) + 1, start - self.text.rfind("\n", 0, start)
-        end = max(end, start + 1)
-        return Span(self.file, line, column, line, column + end - start)
+
+@dataclass(frozen=True, slots=True)
+class _Explanation:
+    """An error at `text[start:end]`; `token` is None for a character that begins no token."""
+
+    token: Token | None
+    start: int
+    end: int
+    allowed: set[str]
+    lark: Lark
+    text: str
+    file: str
+    piece: tuple[int, int]
+    bag: DiagnosticBag
 
     def give(self) -> None:
-        span = self.span(self.start, self.end)
-        if self.token is not None and self.token.type == "RESERVED":
+        if self.token is None:
+            self.character()
+        elif self.token.type == "RESERVED":
             message = f"`{self.token}` is not part of this version of the language"
-            self.bag.error(
-                "reserved-word", message, span, hint="the word is kept for a later version; choose another name"
-            )
-        elif not self.bracket():
-            self.other(span)
+            hint = "the word is kept for a later version; choose another name"
+            self.bag.error("reserved-word", message, self.span(), hint=hint)
+        elif not self.bracket(self.token):
+            self.unexpected(self.token)
 
-    def bracket(self) -> bool:
-        """Whether a bracket without partner is to blame."""
+    def span(self, start: int | None = None, end: int | None = None) -> Span:
+        start = self.start if start is None else start
+        end = max(self.end if end is None else end, start + 1)
+        line, column = self.text.count("\n", 0, start) + 1, start - self.text.rfind("\n", 0, start)
+        return Span(self.file, line, column, line, column + end - start)
+
+    def line_start(self, position: int) -> int:
+        return self.text.rfind("\n", 0, position) + 1
+
+    def rest(self) -> str:
+        """The text of the line from the error on."""
+        return self.text[self.start :].split("\n", 1)[0]
+
+    def hint(self) -> str | None:
+        before = self.text[max(self.line_start(self.start), self.piece[0]) : self.start]
+        found = (slip.hint for slip in SLIPS if slip.matches(before, self.rest(), self.allowed))
+        return next(found, None)
+
+    def character(self) -> None:
+        rest = self.rest()
+        if rest.startswith('"'):
+            hint = 'a string ends on its line; a quote inside it is written `\\"`'
+            span = self.span(self.start, self.start + len(rest))
+            self.bag.error("unterminated-string", 'this string has no closing `"`', span, hint=hint)
+            return
+        sign = f"`{rest[0]}`" if rest[0].isprintable() else f"the character U+{ord(rest[0]):04X}"
+        message = f"{sign} is not a sign of the language"
+        expected = expected_words(self.allowed, self.lark)
+        self.bag.error("unknown-character", message, self.span(), expected=expected, hint=self.hint())
+
+    def unexpected(self, token: Token) -> None:
+        found = _found_words(token)
+        if token.type == "$END":
+            found = {"": "the end of the text", "}": "`}`"}.get(self.text[self.piece[1] :][:1], "the end of the item")
+        hint = self.hint()
+        if hint is None and self.allowed <= {"NAME"} and _KEYWORD.fullmatch(token):
+            hint = f"`{token}` is a word of the language and cannot be a name"
+        expected = expected_words(self.allowed, self.lark)
+        self.bag.error("syntax-error", f"{found} cannot stand here", self.span(), expected=expected, hint=hint)
+
+    def bracket(self, token: Token) -> bool:
+        """Whether a bracket without partner is to blame; then the error is added."""
         openers, suspect = _open_brackets(self.text, self.piece[0], self.start)
-        found = self.text[self.start : self.end]
-        at_end = self.token is not None and self.token.type == "$END"
+        closing = str(token) if token.type in ("RPAR", "RSQB", "RBRACE") else None
         if not openers:
-            if found in (")", "]", "}"):
-                self.bag.error("unclosed-bracket", f"`{found}` closes nothing", self.span(self.start, self.end))
-            return bool(found in (")", "]", "}"))
+            if closing:
+                self.bag.error("unclosed-bracket", f"`{closing}` closes nothing", self.span())
+            return closing is not None
+        at_end = token.type == "$END"
         opener = suspect if suspect is not None and at_end else openers[-1]
-        kind = self.text[opener]
-        partner = {"(": ")", "[": "]", "{": "}"}[kind]
+        bracket = self.text[opener]
+        partner = {"(": ")", "[": "]", "{": "}"}[bracket]
         if at_end:
             where = "the end of the text" if self.piece[1] == len(self.text) else "the next item"
-        elif found in (")", "]", "}") and found != partner:
-            where = f"the `{found}` of line {self.span(self.start, self.end).line}"
-        elif kind != "{" and self.new_statement(opener):
-            where = f"the statement of line {self.span(self.start, self.end).line}"
+        elif closing and closing != partner:
+            where = f"the `{closing}` of line {self.span().line}"
+        elif bracket != "{" and self.begins_statement(opener):
+            where = f"the statement of line {self.span().line}"
         else:
             return False
-        self.bag.error(
-            "unclosed-bracket",
-            f"this `{kind}` is never closed",
-            self.span(opener, opener + 1),
-            expected=f"`{partner}` before {where}",
-        )
+        span = self.span(opener, opener + 1)
+        expected = f"`{partner}` before {where}"
+        self.bag.error("unclosed-bracket", f"this `{bracket}` is never closed", span, expected=expected)
         return True
 
-    def new_statement(self, opener: int) -> bool:
+    def begins_statement(self, opener: int) -> bool:
         """Whether the line of the error begins a statement, no deeper than the line of the bracket."""
-        here, there = (self.text.rfind("\n", 0, position) + 1 for position in (self.start, opener))
-        if here == there:
-            return False
-        line = self.text[here:].split("\n", 1)[0]
-        statement = re.match(
-            r"\s*(?:(?:let|const|param|buffer|return|if|for|require)\b|\w+(?:\[[^\]]*\])?\s*=(?!=)|\})", line
+        here, there = self.line_start(self.start), self.line_start(opener)
+        return (
+            here != there
+            and bool(_STATEMENT_LINE.match(self.text, here))
+            and (_indent(self.text, here) <= _indent(self.text, there))
         )
-        return bool(statement) and _indent(self.text, here) <= _indent(self.text, there)
-
-    def other(self, span: Span) -> None:
-        line_start = self.text.rfind("\n", 0, self.start) + 1
-        line_end = self.text.find("\n", self.start)
-        before = self.text[max(line_start, self.piece[0]) : self.start]
-        here = self.text[self.start : line_end if line_end >= 0 else len(self.text)]
-        slip = next((slip for slip in SLIPS if slip.matches(before, here, self.allowed)), None)
-        hint = slip.hint if slip else None
-        expected = expected_words(self.allowed, self.lark)
-        if self.token is None:
-            if here.startswith('"'):
-                message = 'this string has no closing `"`'
-                self.bag.error(
-                    "unterminated-string",
-                    message,
-                    self.span(self.start, self.start + len(here)),
-                    hint='a string ends on its line; a quote inside it is written `\\"`',
-                )
-                return
-            self.bag.error(
-                "unknown-character",
-                f"{_character(here[0])} is not a sign of the language",
-                span,
-                expected=expected,
-                hint=hint,
-            )
-            return
-        if self.token.type == "$END":
-            found = "the end of the text" if self.piece[1] == len(self.text) else "the end of the item"
-        else:
-            found = _found_words(self.token)
-        if hint is None and self.allowed <= {"NAME"} and _KEYWORD.fullmatch(self.token):
-            hint = f"`{self.token}` is a word of the language and cannot be a name"
-        self.bag.error("syntax-error", f"{found} cannot stand here", span, expected=expected, hint=hint)
 
 
-def _character(character: str) -> str:
-    return f"`{character}`" if character.isprintable() else f"the character U+{ord(character):04X}"
+_STATEMENT_LINE = re.compile(
+    r"[ \t]*(?:(?:let|const|param|buffer|return|if|for|require)\b|\w+(?:\[[^\]\n]*\])?[ \t]*=(?!=)|\})"
+)
+_TOKENS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
+_CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\S')
 
 
 def _indent(text: str, line_start: int) -> int:
-    return len(text[line_start:]) - len(text[line_start:].lstrip(" \t"))
-
-
-_TOKENS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
+    end = line_start
+    while text[end : end + 1] in (" ", "\t"):
+        end += 1
+    return end - line_start
 
 
 def _open_brackets(text: str, start: int, end: int) -> tuple[list[int], int | None]:
@@ -334,7 +327,7 @@ def _open_brackets(text: str, start: int, end: int) -> tuple[list[int], int | No
 def _end_of_code(text: str, start: int, end: int) -> int:
     """Where the last line with code ends, without its comment."""
     last = start
-    for match in re.finditer(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\S', text[start:end]):
+    for match in _CODE.finditer(text, start, end):
         if not match[0].startswith("#"):
-            last = start + match.end()
+            last = match.end()
     return last
