@@ -171,16 +171,18 @@ def to_scalar(value: AnyValue, dtype: DType) -> Scalar:
 
 
 def common_dtype(values: tuple[AnyValue, ...], default: DType) -> DType:
-    """The element type that typed scalars agree on. Integer indices and literals adapt to it."""
+    """The element type in which typed scalars meet: integers adapt to reals, everything else must agree."""
     typed = {v.dtype for v in values if isinstance(v, SCALARS) and not isinstance(v, Index)}
-    if len(typed) > 1:
+    reals = {t for t in typed if t.is_float}
+    if len(typed) > 1 and not (len(reals) == 1 and all(t.is_float or t.is_integer for t in typed)):
         names = " and ".join(sorted(str(t) for t in typed))
         raise OperandError(f"element types {names} do not mix", hint="convert one, for example f32(value)")
+    if reals:
+        return reals.pop()
+    if any(isinstance(v, float) for v in values) and DType.BOOL not in typed:
+        return default
     if typed:
-        dtype = typed.pop()
-        if dtype.is_integer and any(isinstance(v, float) for v in values):
-            raise OperandError(f"element type {dtype} and a real number do not mix", hint="convert with f32(value)")
-        return dtype
+        return typed.pop()
     integers = all(isinstance(v, Index) or is_integer(v) for v in values)
     return DType.I32 if integers else default
 
@@ -222,9 +224,10 @@ _REAL = frozenset(
 
 
 def _adapted(value: AnyValue, dtype: DType) -> Scalar:
-    if isinstance(value, Index) and dtype is not DType.I32:
-        return call("cast", value, dtype=dtype)
-    return to_scalar(value, dtype)
+    """The value in element type `dtype`, which it must equal or be an integer for."""
+    scalar = to_scalar(value, dtype)
+    converts = scalar.dtype.is_integer and dtype is not DType.BOOL and scalar.dtype is not dtype
+    return call("cast", scalar, dtype=dtype) if converts else scalar
 
 
 def to_integer(value: AnyValue) -> IntExpr:
@@ -358,6 +361,4 @@ def negate(value: AnyValue) -> AnyValue:
 
 def as_expr(value: AnyValue, dtype: DType) -> Expr:
     """The body of a nest: of element type `dtype` unless it has one of its own."""
-    if isinstance(value, Index) and dtype is not DType.I32:
-        return call("cast", value, dtype=dtype)
-    return to_scalar(value, dtype)
+    return _adapted(value, dtype) if isinstance(value, Index) else to_scalar(value, dtype)

@@ -481,7 +481,8 @@ class Evaluator:
     # --- subscripts ---------------------------------------------------------------------------------------------------
 
     def _subscript(self, e: syntax.Subscript) -> AnyValue:
-        value = self.evaluate(e.value)
+        bound = self.frame.scope.get(e.value.name) if isinstance(e.value, syntax.Name) else None
+        value = bound if isinstance(bound, Tensor) else self.evaluate(e.value)
         if isinstance(value, Poison):
             return POISON
         if isinstance(value, tuple):

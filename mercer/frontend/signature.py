@@ -105,6 +105,8 @@ class Matcher:
                 position += 1
                 continue
             end = actual.rank - sum(not isinstance(i, syntax.Ellipsis_) for i in items[number:])
+            if fixed < len(items) - 1 and item.name in self.evaluator.frame.ellipses:
+                end = position + len(self.evaluator.frame.ellipses[item.name])
             for later in range(number + 1, len(items)):
                 follower = items[later]
                 if isinstance(follower, syntax.PlacedDim):
