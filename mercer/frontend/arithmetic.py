@@ -9,7 +9,7 @@ from typing import Any
 
 from mercer.frontend.values import SCALARS, AnyValue, Scalar, constant_of, describe, is_integer, simplified
 from mercer.ir.index import FUNCTIONS, Call, Const, Expr, Index, Result, call
-from mercer.ir.integers import Computed, IntExpr, Var
+from mercer.ir.integers import ONE, Computed, IntExpr, Var
 from mercer.ir.types import DType
 
 
@@ -362,3 +362,23 @@ def negate(value: AnyValue) -> AnyValue:
 def as_expr(value: AnyValue, dtype: DType) -> Expr:
     """The body of a nest: of element type `dtype` unless it has one of its own."""
     return _adapted(value, dtype) if isinstance(value, Index) else to_scalar(value, dtype)
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def broadcast(left: tuple[IntExpr, ...], right: tuple[IntExpr, ...]) -> tuple[IntExpr, ...]:
+    """NumPy's broadcasting of two shapes; OperandError names the dimensions that disagree."""
+    rank = max(len(left), len(right))
+    a = (ONE,) * (rank - len(left)) + left
+    b = (ONE,) * (rank - len(right)) + right
+    result: list[IntExpr] = []
+    for x, y in zip(a, b, strict=True):
+        if x != y and ONE not in (x, y):
+            raise OperandError(f"{show_shape(left)} and {show_shape(right)} disagree in {x} and {y}")
+        result.append(y if x == ONE else x)
+    return tuple(result)
+
+
+def show_shape(shape: tuple[IntExpr, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

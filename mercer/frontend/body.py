@@ -134,6 +134,10 @@ class Body(Evaluator):
         keywords: dict[str, AnyValue],
         preset: dict[str, AnyValue],
     ) -> AnyValue:
+        name = definition.name.name
+        if name in self.frame.chain:
+            chain = " → ".join((*self.frame.chain, name))
+            self.fail("recursion", f"{definition.kind} `{name}` uses itself: {chain}", e.span)
         plain = Signature.of(definition)
         optional = tuple((n, default or syntax.NoneLiteral(e.span) if n in preset else default) for n, default in plain.attributes)
         signature = replace(plain, attributes=optional)
@@ -144,7 +148,7 @@ class Body(Evaluator):
                       expected=str(signature))  # fmt: skip
         site = self.frame.site or (e.span if self.library.is_standard(definition.span) else None)
         frame = Frame(dict(bound), dict(self.frame.ellipses), dict(self.frame.types), self.frame.symbols,
-                      self.frame.loop, self.frame.path, site)  # fmt: skip
+                      self.frame.loop, self.frame.path, (*self.frame.chain, name), site)  # fmt: skip
         inner = Inline(self.library, self.builder, frame)
         matcher = Matcher(inner, e.span)
         for parameter, value in zip(definition.parameters, arguments, strict=True):

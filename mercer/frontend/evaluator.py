@@ -19,6 +19,7 @@ from mercer.frontend.arithmetic import (
     OperandError,
     as_expr,
     binary,
+    broadcast,
     has_index,
     negate,
     scalar_call,
@@ -113,6 +114,8 @@ class Frame:
     symbols: frozenset[str] = frozenset()
     loop: Loop | None = None
     path: str = ""
+    chain: tuple[str, ...] = ()
+    """Functions and kernels that are being written out here."""
     site: Span | None = None
     """Where the user called, while the body belongs to the standard library."""
 
@@ -265,9 +268,21 @@ class Evaluator:
         if isinstance(left, Poison) or isinstance(right, Poison):
             return POISON
         if self.frame.loop is None and (isinstance(left, Tensor) or isinstance(right, Tensor)):
+            if isinstance(left, Tensor) and isinstance(right, Tensor):
+                self._check_pair(e, left, right)
             return self.apply_numeric(TENSOR_OPERATORS[e.operator], (left, right), {}, e.span)
         with self.operands(e.span):
             return binary(e.operator, left, right, self.frame.default)
+
+    def _check_pair(self, e: syntax.Binary, left: Tensor, right: Tensor) -> None:
+        if left.type.dtype is not right.type.dtype:
+            message = f"`{e.operator}` takes one element type; found {left.type} and {right.type}"
+            self.fail("dtype-mismatch", message, e.span, hint=f"convert one side, for example {left.type.dtype}(…)")
+        try:
+            broadcast(left.type.shape, right.type.shape)
+        except OperandError as error:
+            self.fail("shape-mismatch", f"`{e.operator}`: {error.message}", e.span,
+                      hint="axes are matched from the right; an axis of 1 is repeated")  # fmt: skip
 
     # --- calls --------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ from importlib import resources
 from pathlib import Path
 
 from mercer.frontend import syntax
+from mercer.frontend.arithmetic import show_shape
 from mercer.frontend.body import Body, Collector, nest
 from mercer.frontend.diagnostics import SOURCES, CompileError, DiagnosticBag, did_you_mean
 from mercer.frontend.evaluator import DTYPES, Evaluator, Frame, fail, relocated
 from mercer.frontend.parser import parse
-from mercer.frontend.signature import Matcher, bind_defaults, show_shape
+from mercer.frontend.signature import Matcher, bind_defaults
 from mercer.frontend.values import AnyValue, Reference, Static, Tensor, as_attribute, describe
 from mercer.ir.graph import AttributeValue, Constant, KernelValue, Value
 from mercer.ir.index import Axis, Expr, Read, call

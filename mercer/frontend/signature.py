@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 
 from mercer.frontend import syntax
-from mercer.frontend.arithmetic import OperandError
+from mercer.frontend.arithmetic import OperandError, broadcast, show_shape
 from mercer.frontend.evaluator import DTYPES, Evaluator
 from mercer.frontend.values import describe, is_integer, simplified
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import DType, TensorType
-
-ONE = IntExpr.constant(1)
 
 
 def names_in(node: object) -> Iterator[str]:
@@ -166,23 +164,6 @@ class Matcher:
             f"`{name}` has size {actual} along axis {axis}; {label} expected" + (f" ({values})" if values else ""),
             self.span,
         )
-
-
-def broadcast(left: tuple[IntExpr, ...], right: tuple[IntExpr, ...]) -> tuple[IntExpr, ...]:
-    """NumPy's broadcasting of two shapes; OperandError names the dimensions that disagree."""
-    rank = max(len(left), len(right))
-    a = (ONE,) * (rank - len(left)) + left
-    b = (ONE,) * (rank - len(right)) + right
-    result: list[IntExpr] = []
-    for x, y in zip(a, b, strict=True):
-        if x != y and ONE not in (x, y):
-            raise OperandError(f"{show_shape(left)} and {show_shape(right)} disagree in {x} and {y}")
-        result.append(y if x == ONE else x)
-    return tuple(result)
-
-
-def show_shape(shape: tuple[IntExpr, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def show_type(type_: syntax.TypeSyntax) -> str:
