@@ -1,0 +1,1 @@
+"""Passes: what happens to a program between the language and the backends."""

@@ -1,0 +1,74 @@
+"""Operation and byte counts of programs, for the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from mercer.ir.graph import Node
+from mercer.ir.index import Axis, Call, Expr, Reduce, children
+from mercer.ir.integers import IntExpr
+from mercer.ir.library import Library
+from mercer.ir.lower import read_names
+from mercer.ir.nests import Nest, Statement, defined
+from mercer.ir.types import TensorType
+from mercer.passes.ledger import Cost
+
+
+def extent(value: IntExpr) -> int:
+    """The number, with every symbolic dim taken as 1."""
+    return int(value.evaluate(lambda _: 1))
+
+
+def elements(shape: Iterable[IntExpr]) -> int:
+    return math.prod(map(extent, shape))
+
+
+def size(kind: TensorType) -> int:
+    """Bytes of a tensor."""
+    return elements(kind.shape) * kind.dtype.numpy.itemsize
+
+
+def operations(expr: Expr) -> int:
+    """Scalar operations of one evaluation; shared parts count once, every step of a reduction counts."""
+    seen: set[Expr] = set()
+
+    def visit(e: Expr) -> int:
+        if e in seen:
+            return 0
+        seen.add(e)
+        below = sum(map(visit, children(e)))
+        match e:
+            case Call():
+                return below + 1
+            case Reduce(_, axes, _):
+                return (below + 1) * _steps(axes)
+            case _:
+                return below
+
+    return visit(expr)
+
+
+def _steps(axes: Iterable[Axis]) -> int:
+    return elements(axis.extent for axis in axes)
+
+
+def statement_cost(statement: Statement, types: Mapping[str, TensorType]) -> Cost:
+    """Every tensor read counts once, whole; a primitive counts one operation per element of its results."""
+    moved = sum(size(types[name]) for name in read_names(statement))
+    moved += sum(size(value.type) for value in defined(statement))
+    if isinstance(statement, Nest):
+        return Cost(elements(statement.type.shape) * operations(statement.body), moved)
+    return Cost(sum(elements(value.type.shape) for value in statement.targets), moved)
+
+
+def node_cost(node: Node, types: Mapping[str, TensorType], library: Library) -> Cost:
+    """The cost of a node's definition, statement by statement."""
+    operands = [types[name] for name in node.operands]
+    instance = library.instantiate(node.operator, operands, dict(node.attributes), node.span)
+    inner = dict(zip(instance.operands, operands, strict=True)) | {c.name: c.type for c in instance.constants}
+    total = Cost(0, 0)
+    for statement in instance.statements:
+        inner |= {value.name: value.type for value in defined(statement)}
+        total += statement_cost(statement, inner)
+    return total

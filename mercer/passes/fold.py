@@ -1,0 +1,92 @@
+"""Constant folding through the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from mercer.ir.evaluate import evaluate
+from mercer.ir.graph import Constant, Graph, Node, Value
+from mercer.ir.library import Library
+from mercer.ir.lower import lower, read_names
+from mercer.ir.nests import Nests, Statement, defined
+from mercer.ir.types import Array, Data
+from mercer.passes.cost import size, statement_cost
+from mercer.passes.ledger import Cost, Exactness
+from mercer.passes.manager import Level, PassContext, RewritePass
+from mercer.passes.patterns import Match, Scope, any_node
+from mercer.passes.rewrite import Builder, Outcome, Refusal, Rewrite
+
+
+@dataclass(frozen=True)
+class Fold(RewritePass):
+    """What depends on constants alone is computed now, by the reference.
+
+    Needs a Graph or Nests, best after `bind`. A result larger than `free_bytes` must not be larger than `max_growth`
+    times what it is computed from. Class: real, since the reference accumulates in f64 and rounds once, which a backend
+    at run time would not. This is what makes the generating net of a continuous kernel vanish.
+    """
+
+    name: ClassVar[str] = "fold"
+    level: ClassVar[Level] = Level.BOTH
+    free_bytes: int = 1 << 20
+    max_growth: int = 4
+
+    def rewrites(self) -> Sequence[Rewrite]:
+        return (Rewrite("fold_constants", any_node(test=_reads_constants), self._fold, Exactness.REAL),)
+
+    def _fold(self, match: Match, build: Builder) -> Outcome:
+        node = match.root
+        operands = [c for name in dict.fromkeys(node.operands) if (c := match.scope.constant(name)) is not None]
+        if reason := self._obstacle(node.results, operands):
+            return Refusal(reason)
+        results = _evaluate(node, operands, build.library)
+        return tuple(build.constant(array, "folded") for array in results)
+
+    def _obstacle(self, results: Iterable[Value], operands: Sequence[Constant]) -> str | None:
+        """Why something is not folded; None when it can be."""
+        for operand in operands:
+            if operand.data.array is None:
+                return f"the data of %{operand.name} is not loaded"
+        symbolic = sorted({dim for value in results for extent in value.type.shape for dim in extent.dims()})
+        if symbolic:
+            return f"its shape depends on {', '.join(symbolic)}"
+        given = sum(size(operand.type) for operand in operands)
+        made = sum(size(value.type) for value in results)
+        if made > self.free_bytes and made > self.max_growth * given:
+            return f"{made} bytes would be stored for {given} bytes of operands"
+        return None
+
+    def on_nests(self, nests: Nests, context: PassContext) -> Nests:
+        constants = {c.name: c for c in nests.constants}
+        types = nests.types()
+        kept: list[Statement] = []
+        for statement in nests.statements:
+            names = read_names(statement)
+            if not names or not names <= constants.keys():
+                kept.append(statement)
+                continue
+            operands = [constants[name] for name in sorted(names)]
+            reason = self._obstacle(defined(statement), operands)
+            costs = None if reason else (statement_cost(statement, types), Cost(0, 0))
+            context.record_statement(self.name, "fold_statement", statement, Exactness.REAL, reason, costs)
+            if reason:
+                kept.append(statement)
+                continue
+            outputs = tuple(value.name for value in defined(statement))
+            arrays = evaluate(Nests(nests.name, (), (), tuple(operands), (statement,), outputs), {})
+            for value, array in zip(defined(statement), arrays, strict=True):
+                constants[value.name] = Constant(value.name, value.type, Data(array))
+        used = {name for s in kept for name in read_names(s)} | set(nests.outputs)
+        remaining = tuple(c for c in constants.values() if c.name in used)
+        return replace(nests, constants=remaining, statements=tuple(kept))
+
+
+def _reads_constants(node: Node, scope: Scope) -> bool:
+    return all(scope.constant(name) is not None for name in node.operands)
+
+
+def _evaluate(node: Node, operands: Sequence[Constant], library: Library) -> tuple[Array, ...]:
+    outputs = tuple(value.name for value in node.results)
+    return evaluate(lower(Graph(node.name, (), (), tuple(operands), (node,), outputs), library), {})

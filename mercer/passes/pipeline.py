@@ -1,0 +1,38 @@
+"""What a compilation does, in order."""
+
+from __future__ import annotations
+
+from mercer.passes.batch_norm import BatchNorm
+from mercer.passes.bind import Bind
+from mercer.passes.canonical import Canonical
+from mercer.passes.cse import CommonSubexpressions
+from mercer.passes.dead_code import DeadCode
+from mercer.passes.fold import Fold
+from mercer.passes.fuse import Fuse
+from mercer.passes.manager import Lower, Pass, parse_pipeline
+from mercer.passes.pairwise import Pairwise
+
+INFERENCE: tuple[Pass, ...] = (
+    Bind(),
+    Fold(),  # the kernels of continuous convolutions become weights, which batch_norm can scale
+    BatchNorm(),
+    Canonical(),
+    Fold(),  # constants that canonical has brought together
+    CommonSubexpressions(),
+    DeadCode(),
+    Lower(),
+    Pairwise(),  # before fuse, while a distance still stands alone
+    Fold(),  # the norms of constant centers
+    Fuse(),
+    CommonSubexpressions(),
+    DeadCode(),
+)
+"""From a program with its weights to the nests that a backend compiles."""
+
+PASSES: dict[str, type[Pass]] = {each.name: each for each in map(type, INFERENCE)}
+"""Every pass by the name that a pipeline uses."""
+
+
+def parse(text: str) -> tuple[Pass, ...]:
+    """The passes of a pipeline such as `fold,lower,fuse{max_ops=8}`; raises PipelineError."""
+    return parse_pipeline(text, PASSES)
