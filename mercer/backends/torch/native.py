@@ -1,0 +1,294 @@
+"""Operators of the standard library that PyTorch has: their calls, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mercer.backends.torch.functions import literal
+from mercer.ir.graph import AttributeValue
+from mercer.ir.integers import IntExpr
+from mercer.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True)
+class Site:
+    """A use of an operator: its operands as Python expressions, their types, and its attributes, all filled in.
+
+    `numbers` tells which operands are Python numbers, `buffers` which are buffers of the module that it may update.
+    `extent` writes an integer expression of dims.
+    """
+
+    operands: tuple[str, ...]
+    types: tuple[TensorType, ...]
+    result: TensorType
+    attributes: Mapping[str, AttributeValue]
+    numbers: tuple[bool, ...]
+    buffers: tuple[bool, ...]
+    extent: Callable[[IntExpr], str]
+
+    def axis(self, name: str = "axis", rank: int | None = None) -> int:
+        """An axis attribute, counted from the front."""
+        value = self.attributes[name]
+        assert isinstance(value, int)
+        return value % (self.types[0].rank if rank is None else rank)
+
+    def text(self, value: AttributeValue) -> str:
+        """An attribute as Python writes it."""
+        match value:
+            case tuple():
+                inner = ", ".join(map(self.text, value))
+                return f"({inner},)" if len(value) == 1 else f"({inner})"
+            case IntExpr():
+                return self.extent(value)
+            case str():
+                return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            case _:
+                return literal(value)
+
+
+def _floating(site: Site) -> bool:
+    return all(type.dtype.is_float for type in site.types)
+
+
+@dataclass(frozen=True)
+class Native:
+    """A call: `{0}`, `{1}`, … are operands, `{name}` attributes; `keywords` are written where they are not the default.
+
+    `when` tells whether the call means the same as the operator's definition.
+    """
+
+    template: str
+    keywords: Mapping[str, tuple[str, AttributeValue]] = field(default_factory=dict[str, "tuple[str, AttributeValue]"])
+    when: Callable[[Site], bool] = _floating
+    numbers: bool = False
+
+    def write(self, site: Site) -> str | None:
+        if any(site.numbers) and not (self.numbers and not all(site.numbers)) or not self.when(site):
+            return None
+        attributes = {name: site.text(value) for name, value in site.attributes.items()}
+        keywords = "".join(
+            f", {keyword}={attributes[name]}"
+            for keyword, (name, default) in self.keywords.items()
+            if site.attributes[name] != default
+        )
+        text = self.template.format(*site.operands, **attributes)
+        return f"{text[:-1]}{keywords})".replace("(, ", "(") if keywords else text
+
+
+def _infix(operator: str) -> Native:
+    return Native(f"{{0}} {operator} {{1}}", when=lambda site: True, numbers=True)
+
+
+def _pointwise(name: str) -> Native:
+    return Native(f"{name}({{0}})")
+
+
+def _convolution(name: str) -> Native:
+    keywords = {"stride": ("stride", 1), "padding": ("pad", 0), "dilation": ("dilation", 1), "groups": ("groups", 1)}
+    return Native(f"F.{name}({{0}}, {{1}})", keywords)
+
+
+def _transposed(name: str) -> Native:
+    keywords = {
+        "stride": ("stride", 1),
+        "padding": ("pad", 0),
+        "output_padding": ("output_pad", 0),
+        "groups": ("groups", 1),
+        "dilation": ("dilation", 1),
+    }
+    return Native(f"F.{name}({{0}}, {{1}})", keywords)
+
+
+def _max_pool(name: str) -> Native:
+    return Native(f"F.{name}({{0}}, {{k}})", {"stride": ("stride", None), "padding": ("pad", 0), "dilation": ("dilation", 1)})
+
+
+def _avg_pool(name: str) -> Native:
+    keywords = {"stride": ("stride", None), "padding": ("pad", 0), "count_include_pad": ("count_include_pad", True)}
+    return Native(f"F.{name}({{0}}, {{k}})", keywords)
+
+
+def _reduction(template: str) -> Native:
+    return Native(template, {"keepdim": ("keepdim", False)})
+
+
+def _any_type(template: str, when: Callable[[Site], bool] = lambda site: True) -> Native:
+    return Native(template, when=when)
+
+
+# --- calls that need more than a template -----------------------------------------------------------------------------
+
+
+def _batch_norm(site: Site) -> str | None:
+    """Statistics of the batch in training, which needs running ones that can be updated."""
+    if any(site.numbers) or not _floating(site):
+        return None
+    x, mean, var, weight, bias = site.operands
+    training = "self.training" if site.buffers[1] and site.buffers[2] else "False"
+    momentum, eps = site.text(site.attributes["momentum"]), site.text(site.attributes["eps"])
+    return f"F.batch_norm({x}, {mean}, {var}, {weight}, {bias}, {training}, {momentum}, {eps})"
+
+
+def _bias_add(site: Site) -> str | None:
+    if any(site.numbers):
+        return None
+    x, bias = site.operands
+    return f"{x} + {bias}" + ("[:" + ", None" * (site.types[0].rank - 2) + "]" if site.types[0].rank > 2 else "")
+
+
+def _reshape(site: Site) -> str | None:
+    if any(site.numbers):
+        return None
+    symbolic = [extent for extent in site.result.shape if not extent.is_constant]
+    fixed_size = all(extent.is_constant and extent.value > 0 or extent in symbolic for extent in site.result.shape)
+    shape = ["-1" if len(symbolic) == 1 and e in symbolic and fixed_size else site.extent(e) for e in site.result.shape]
+    return f"{site.operands[0]}.reshape({', '.join(shape) or '()'})"
+
+
+def _expand(site: Site) -> str | None:
+    if any(site.numbers):
+        return None
+    return f"{site.operands[0]}.expand({', '.join(map(site.extent, site.result.shape))})"
+
+
+def _subscript(site: Site, item: str) -> str | None:
+    if any(site.numbers):
+        return None
+    axis = site.axis()
+    front = ", ".join([":"] * axis + [item]) if axis < 3 else f"..., {', '.join([item] + [':'] * (site.types[0].rank - 1 - axis))}"
+    return f"{site.operands[0]}[{front}]"
+
+
+def _slice_axis(site: Site) -> str | None:
+    start, stop, step = (site.attributes[name] for name in ("start", "stop", "step"))
+    low = "" if start == 0 else site.text(start)
+    high = "" if stop == site.types[0].shape[site.axis()] else site.text(stop)
+    extent = site.types[0].shape[site.axis()]
+    if extent.is_constant and stop == extent.value:
+        high = ""
+    return _subscript(site, f"{low}:{high}" + (f":{site.text(step)}" if step != 1 else ""))
+
+
+def _select(site: Site) -> str | None:
+    return _subscript(site, site.text(site.attributes["index"]))
+
+
+def _unsqueeze(site: Site) -> str | None:
+    return None if any(site.numbers) else f"{site.operands[0]}.unsqueeze({site.axis(rank=site.result.rank)})"
+
+
+def _same_leading(site: Site) -> bool:
+    return _floating(site) and len({type.shape[:-2] for type in site.types}) == 1
+
+
+def _integer_index(position: int) -> Callable[[Site], bool]:
+    return lambda site: site.types[position].dtype in (DType.I32, DType.I64)
+
+
+Rule = Callable[[Site], "str | None"]
+
+NATIVE: dict[str, Native | Rule] = {
+    # arithmetic
+    **{name: _infix(op) for name, op in (("add", "+"), ("sub", "-"), ("mul", "*"), ("div", "/"), ("pow", "**"))},
+    **{name: _infix(op) for name, op in (("floor_divide", "//"), ("mod", "%"))},
+    **{name: _infix(op) for name, op in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="))},
+    "logical_and": _any_type("{0} & {1}"),
+    "logical_or": _any_type("{0} | {1}"),
+    "logical_not": _any_type("~{0}"),
+    "neg": _any_type("-{0}", _floating),
+    **{name: _pointwise(f"torch.{name}") for name in ("abs", "sign", "floor", "ceil", "round", "trunc", "square", "reciprocal")},
+    **{name: _pointwise(f"torch.{name}") for name in ("sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "erf", "sin", "cos")},
+    **{name: _pointwise(f"torch.{name}") for name in ("tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "sigmoid")},
+    **{name: _any_type(f"torch.{name}({{0}}, {{1}})") for name in ("maximum", "minimum", "atan2")},
+    "where": _any_type("torch.where({0}, {1}, {2})"),
+    "clamp": Native("{0}.clamp()", {"min": ("low", float("-inf")), "max": ("high", float("inf"))}),
+    # activations
+    **{name: _pointwise(f"F.{name}") for name in ("relu", "relu6", "selu", "logsigmoid", "silu", "mish", "softsign")},
+    **{name: _pointwise(f"F.{name}") for name in ("hardsigmoid", "hardswish", "tanhshrink")},
+    "leaky_relu": Native("F.leaky_relu({0}, {slope})"),
+    "prelu": Native("F.prelu({0}, {1})"),
+    "elu": Native("F.elu({0})", {"alpha": ("alpha", 1.0)}),
+    "celu": Native("F.celu({0})", {"alpha": ("alpha", 1.0)}),
+    "gelu": Native("F.gelu({0})", {"approximate": ("approximate", "none")}),
+    "softplus": Native("F.softplus({0})", {"beta": ("beta", 1.0)}),
+    "hardtanh": Native("F.hardtanh({0}, {low}, {high})"),
+    "hardshrink": Native("F.hardshrink({0}, {threshold})"),
+    "softshrink": Native("F.softshrink({0}, {threshold})"),
+    "glu": Native("F.glu({0}, dim={axis})"),
+    # linear maps
+    "matmul": Native("{0} @ {1}"),
+    "linear": Native("F.linear({0}, {1})"),
+    "bias_add": _bias_add,
+    "embedding": _any_type("F.embedding({0}, {1})", _integer_index(0)),
+    "attention": Native(
+        "F.scaled_dot_product_attention({0}, {1}, {2})",
+        {"is_causal": ("causal", False), "scale": ("scale", None)},
+        _same_leading,
+    ),
+    **{name: _convolution(name) for name in ("conv1d", "conv2d", "conv3d")},
+    **{name: _transposed(name) for name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")},
+    # normalization
+    "batch_norm": _batch_norm,
+    "layer_norm": lambda s: Native(f"F.layer_norm({{0}}, ({s.extent(s.types[0].shape[-1])},), {{1}}, {{2}}, {{eps}})").write(s),
+    "rms_norm": lambda s: Native(f"F.rms_norm({{0}}, ({s.extent(s.types[0].shape[-1])},), {{1}}, {{eps}})").write(s),
+    "group_norm": Native("F.group_norm({0}, {groups}, {1}, {2}, {eps})"),
+    "instance_norm": lambda s: Native(f"F.group_norm({{0}}, {s.extent(s.types[0].shape[1])}, {{1}}, {{2}}, {{eps}})").write(s),
+    "normalize": Native("F.normalize({0}, dim={axis}, eps={eps})"),
+    # pooling and sampling
+    **{name: _max_pool(name) for name in ("max_pool1d", "max_pool2d", "max_pool3d")},
+    **{name: _avg_pool(name) for name in ("avg_pool1d", "avg_pool2d", "avg_pool3d")},
+    **{name: Native(f"F.{name}({{0}}, {{size}})") for name in ("adaptive_avg_pool1d", "adaptive_avg_pool2d")},
+    **{name: Native(f"F.{name}({{0}}, {{size}})") for name in ("adaptive_max_pool1d", "adaptive_max_pool2d")},
+    "upsample_nearest2d": Native('F.interpolate({0}, scale_factor={scale}, mode="nearest")'),
+    "upsample_bilinear2d": Native(
+        'F.interpolate({0}, {size}, mode="bilinear")', {"align_corners": ("align_corners", False)}
+    ),
+    "grid_sample": Native(
+        "F.grid_sample({0}, {1}, align_corners={align_corners})",
+        {"mode": ("mode", "bilinear"), "padding_mode": ("padding_mode", "zeros")},
+    ),
+    # reductions
+    "sum": _reduction("{0}.sum({axis})"),
+    "prod": _reduction("{0}.prod({axis})"),
+    "mean": _reduction("{0}.mean({axis})"),
+    "max": _reduction("{0}.amax({axis})"),
+    "min": _reduction("{0}.amin({axis})"),
+    "any": _any_type("{0}.any({axis})"),
+    "all": _any_type("{0}.all({axis})"),
+    "var": Native("{0}.var({axis})", {"correction": ("correction", 1), "keepdim": ("keepdim", False)}),
+    "std": Native("{0}.std({axis})", {"correction": ("correction", 1), "keepdim": ("keepdim", False)}),
+    "logsumexp": _reduction("{0}.logsumexp({axis})"),
+    "norm": _reduction("torch.linalg.vector_norm({0}, {p}, {axis})"),
+    "softmax": Native("F.softmax({0}, dim={axis})"),
+    "log_softmax": Native("F.log_softmax({0}, dim={axis})"),
+    # shapes
+    "reshape": _reshape,
+    "permute": _any_type("{0}.permute{dims}"),
+    "transpose": _any_type("{0}.transpose({first}, {second})"),
+    "flatten": _any_type("{0}.flatten({start}, {stop})"),
+    "squeeze": _any_type("{0}.squeeze({axis})"),
+    "unsqueeze": _unsqueeze,
+    "expand": _expand,
+    "expand_axis": _expand,
+    "slice_axis": _slice_axis,
+    "select": _select,
+    "index_select": _any_type("{0}.index_select({axis}, {1})", _integer_index(1)),
+    "concat": _any_type("torch.cat(({0}, {1}), dim={axis})"),
+    "flip": _any_type("{0}.flip({axis})"),
+    "roll": _any_type("{0}.roll({shift}, {axis})"),
+    "repeat_interleave": _any_type("{0}.repeat_interleave({count}, {axis})"),
+    "pad": Native("F.pad({0}, {widths})", {"value": ("value", 0)}, lambda site: site.attributes["mode"] == "constant"),
+    "tril": _any_type("torch.tril({0}, {diagonal})"),
+    "triu": _any_type("torch.triu({0}, {diagonal})"),
+    "pixel_shuffle": _any_type("F.pixel_shuffle({0}, {factor})"),
+}
+"""Every operator here means in PyTorch what its definition says; all others become functions of their own."""
+
+
+def native(operator: str, site: Site) -> str | None:
+    """The PyTorch expression for an operator, or None where PyTorch has none that means the same."""
+    rule = NATIVE.get(operator)
+    if rule is None:
+        return None
+    return rule.write(site) if isinstance(rule, Native) else rule(site)
