@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class _Parser:
         self.builder.begin(text, file, bag)
         starts = [0, *(match.start() for match in _ITEM.finditer(text) if match.start()), len(text)]
         items: list[syntax.Item] = []
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             items.extend(self.piece("file", start, end) or ())
         return tuple(items)
 

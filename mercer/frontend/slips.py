@@ -48,12 +48,6 @@ SLIPS: tuple[Slip, ...] = (
     Slip("", r"(import|from|include)\b", "another file is taken in by `use name`", "KIND"),
     Slip("", r"(class|struct)\b", "a layer is `layer Name(x; out) { ... }`", "KIND"),
     Slip("", r"(const|let|param|buffer|return)\b", "this stands inside the body of a definition", "KIND"),
-    Slip(
-        "",
-        r"(use|kernel|fn|op|layer|model)\b",
-        "a definition begins in the first column, outside of other ones",
-        "PLUS",
-    ),
     Slip(r"\blambda\b.*", "", "there is no `lambda`; define a `fn`, or a `kernel`, and give its name"),
     Slip("", r"elif\b", "write `else if`"),
     Slip(r"\bin\s+range\(.*\)\s*", "", "a range is written `0..n`"),
@@ -61,6 +55,7 @@ SLIPS: tuple[Slip, ...] = (
     Slip(r"^\s*(op|fn|layer|model|kernel)\b.*\)\s*", r":\s*($|#)", "a body stands in braces: `{ ... }`"),
     Slip(r"\)\s*=?", r"=?>", "the type of the result stands after `->`"),
     Slip(r"\)\s*", r":?\s*[A-Za-z]\w*\s*\[", "the type of the result stands after `->`", "ARROW"),
+    Slip(r"^\s*(use|kernel|fn|op|layer|model)\s+", r"\w", "a definition stands outside of other ones", "EQUAL"),
     # operators of other languages
     Slip("", r":=", "an assignment is `name = value`"),
     Slip(r"[-+*/%]", r"=", "there is no assignment by operator; write `x = x + 1`"),
@@ -73,6 +68,7 @@ SLIPS: tuple[Slip, ...] = (
     Slip(r"/", r"/", "`/` of whole numbers known at compile time already rounds down"),
     Slip("", r"@", "a matrix product is `matmul(a, b)`, or a sum over an index"),
     Slip(r"(==|!=|<=|>=|<|>)[^=<>]*", r"(==|!=|<=|>=|<|>)", "comparisons do not chain; write `a < b and b < c`"),
+    Slip("", r"[×·∙⋅]", "a product is written with `*`"),
     Slip("", r"\?", "a choice is written `a if condition else b`"),
     Slip(r"\w", r"\.(?!\.)", "values have no members; write `f(x)` or `x |> f`"),
     Slip("", r"'", "a string stands in double quotes"),
@@ -89,6 +85,7 @@ SLIPS: tuple[Slip, ...] = (
         r"\|>\s*\w+\s*(\(.*\))?\s*", r"\*\*|[-+*/%<>\[]|==|(and|or|if)\b", "put the pipe in parentheses: `(x |> f) + 1`"
     ),
     Slip(r"\d", r"[A-Za-z_(]", "a product is written with its `*`: `2*x`", "PLUS"),
+    Slip(r"[\w)\]]\s+", r"\w+(\[.*\])?\s*=(?!=)", "two statements on one line are separated by `;`", "_NEWLINE"),
     Slip(r"[\w)\]]\s+", r"[A-Za-z0-9_(\"]", "is a `,` or an operator missing between the two?", "PLUS"),
 )
 
@@ -96,7 +93,7 @@ SLIPS: tuple[Slip, ...] = (
 
 _EXPRESSION = {"NAME", "INT", "FLOAT", "STRING", "TRUE", "FALSE", "NONE", "LPAR", "LSQB", "MINUS", "NOT", "REDUCER"}
 _STATEMENTS = {"NAME", "LET", "CONST", "PARAM", "RETURN", "IF", "FOR", "REQUIRE"}
-_OPERATORS = {"POWER", "TIMES", "PLUS", "MINUS", "COMPARE", "LESS", "AND", "OR", "IF", "PIPE", "LSQB", "_AS"}
+_OPERATORS = {"LPAR", "POWER", "TIMES", "PLUS", "MINUS", "COMPARE", "LESS", "AND", "OR", "IF", "PIPE", "LSQB", "_AS"}
 _ENDS = {"_NEWLINE", "SEMICOLON", "RBRACE", "$END"}
 _WORDS = {
     "NAME": "a name",
@@ -130,9 +127,10 @@ def expected_words(allowed: Iterable[str], lark: Lark) -> str:
 
     take(_STATEMENTS, {"LET", "RETURN"}, "a statement")
     take(_EXPRESSION, {"NAME", "INT", "LPAR"}, "an expression")
+    take({"KIND", "USE", "_NEWLINE", "$END"}, {"KIND", "USE"}, "`use`, `kernel`, `fn`, `op`, `layer` or `model`")
     if "_NEWLINE" in left:
         left -= _ENDS - {"_NEWLINE"}
-    operators = {"PLUS"} <= left or "PIPE" in left
+    operators = "PLUS" in left or "PIPE" in left
     if operators:
         left -= _OPERATORS
     words += sorted({_word(terminal, lark) for terminal in left})
@@ -253,7 +251,7 @@ class _Explanation:
         if token.type == "$END":
             found = {"": "the end of the text", "}": "`}`"}.get(self.text[self.piece[1] :][:1], "the end of the item")
         hint = self.hint()
-        if hint is None and self.allowed <= {"NAME"} and _KEYWORD.fullmatch(token):
+        if hint is None and "NAME" in self.allowed and "INT" not in self.allowed and _KEYWORD.fullmatch(token):
             hint = f"`{token}` is a word of the language and cannot be a name"
         expected = expected_words(self.allowed, self.lark)
         self.bag.error("syntax-error", f"{found} cannot stand here", self.span(), expected=expected, hint=hint)
