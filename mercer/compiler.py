@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from mercer.ir.graph import AttributeValue, Graph, Parameter, Value
 from mercer.ir.initializers import initialize
 from mercer.ir.lower import lower
 from mercer.ir.nests import Nests
-from mercer.ir.text import parse_graph, parse_nests, print_graph, print_nests
+from mercer.ir.text import parse_program, print_graph, print_nests
 from mercer.ir.types import Array, DType, TensorType
 from mercer.ir.verify import verify
 from mercer.passes.manager import Pass, PassContext, Program as IR, parse_pipeline, run_passes
@@ -155,12 +155,12 @@ def read_text(path: Path) -> str:
         raise UsageError(f"cannot read {path}: {error.strerror}", f"did you mean {near}?" if near else None) from error
 
 
-def parse_ir(text: str, weights: Mapping[str, Array] | None = None) -> tuple[IR, DefinitionLibrary]:
+def parse_ir(
+    text: str, file: str = "<text>", weights: Mapping[str, Array] | None = None
+) -> tuple[IR, DefinitionLibrary]:
     """Read IR text of either level, with the operators that its header defines."""
-    if text.lstrip().startswith("mercer.nests"):
-        return parse_nests(text, weights), default_library()
-    graph = parse_graph(text, weights)
-    return graph, library_of(graph)
+    program = parse_program(text, file, weights)
+    return program, library_of(program) if isinstance(program, Graph) else default_library()
 
 
 def library_of(graph: Graph) -> DefinitionLibrary:
@@ -220,19 +220,34 @@ def _passes(pipeline: str | Sequence[Pass] | None) -> Sequence[Pass]:
 def _tvm(
     program: Program, target: str, context: PassContext, passes: Sequence[Pass], progress: Progress | None
 ) -> Artifact:
-    from mercer.backends import tvm as backend
+    from mercer.backends.tvm.build import compile_nests
+    from mercer.backends.tvm.target import parse as parse_target
 
-    chosen = backend.parse(target)
-    graphs: list[Graph] = []
-    ir = _run(program, context, passes, progress, graphs)
-    built = backend.compile_nests(ir, chosen, progress)
-    entry = {"function": "main", "weights": list(built.weights), "sources": _sources(ir), "choices": built.choices}
+    chosen = parse_target(target)
+    graph, nests = _run(program, context, passes, progress)
+    if progress is not None:
+        progress(len(passes), len(passes) + 1, "machine code")
+    built = compile_nests(nests, chosen)
+    opened = built.arguments[len(program.graph.inputs) :]
+    weights = {name: (context.weights or {})[name] for name in opened} | dict(built.constants)
+    steps = [(step, str(step.origins[-1].span) if step.origins else "") for step in built.steps]
+    entry = {
+        "function": built.entry,
+        "weights": [*opened, *(name for name, _ in built.constants)],
+        "sources": {step.function: place for step, place in steps},
+        "steps": [
+            {"function": s.function, "tensor": s.target, "family": s.family, "detail": s.detail, "source": place}
+            for s, place in steps
+        ],
+    }
     members = {
         "lib.so": built.library,
-        "weights.safetensors": _safetensors(built.weights),
-        "ir/graph.mir": print_graph(graphs[-1]).encode(),
-        "ir/nests.mir": print_nests(ir).encode(),
+        "weights.safetensors": _safetensors(weights),
+        "ir/graph.mir": print_graph(graph).encode(),
+        "ir/nests.mir": print_nests(nests).encode(),
     }
+    if built.source is not None:
+        members["kernels.cu"] = built.source.encode()
     return Artifact.create(
         target=chosen.name,
         signature=signature_of(program.graph),
@@ -245,20 +260,16 @@ def _tvm(
 
 
 def _run(
-    program: Program, context: PassContext, passes: Sequence[Pass], progress: Progress | None, graphs: list[Graph]
-) -> Nests:
-    """Run the passes; `graphs` receives the last graph before lowering."""
-    ir: IR = program.graph
+    program: Program, context: PassContext, passes: Sequence[Pass], progress: Progress | None
+) -> tuple[Graph, Nests]:
+    """Run the passes: the last graph before lowering, and the nests."""
+    graph, ir = program.graph, cast("IR", program.graph)
     for number, each in enumerate(passes):
         if progress is not None:
-            progress(number, len(passes), each.name)
-        if isinstance(ir, Graph):
-            graphs.append(ir)
+            progress(number, len(passes) + 1, each.name)
         ir = run_passes(ir, (each,), context)
-    if isinstance(ir, Graph):
-        graphs.append(ir)
-        ir = lower(ir, program.library)
-    return ir
+        graph = ir if isinstance(ir, Graph) else graph
+    return graph, lower(ir, program.library) if isinstance(ir, Graph) else ir
 
 
 def _torch(
@@ -296,14 +307,6 @@ TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress
 }
 
 
-def _sources(nests: Nests) -> dict[str, str]:
-    """Source line of each statement, by the name of its function."""
-    from mercer.ir.nests import Nest
-
-    named = ((s.target if isinstance(s, Nest) else s.targets[0].name, s) for s in nests.statements)
-    return {name: str(s.origins[-1].span) for name, s in named if s.origins}
-
-
 def _safetensors(arrays: Mapping[str, Array]) -> bytes:
     from safetensors.numpy import save
 
@@ -335,7 +338,8 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
     from safetensors.numpy import load_file
 
     try:
-        return dict(load_file(path))
+        arrays: dict[str, Array] = load_file(path)
+        return arrays
     except (SafetensorError, ValueError) as error:
         raise UsageError(f"{path} is not a safetensors file: {error}") from error
     except OSError as error:

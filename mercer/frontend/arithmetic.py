@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from mercer.frontend.values import SCALARS, AnyValue, Scalar, constant_of, describe, is_integer, simplified
 from mercer.ir.index import FUNCTIONS, Call, Const, Expr, Index, Result, call
@@ -218,9 +218,7 @@ def scalar_call(name: str, arguments: tuple[AnyValue, ...], default: DType) -> S
     return call(name, *scalars, dtype=DType.BOOL if function.result is Result.BOOL else dtype)
 
 
-_REAL = frozenset(
-    "exp expm1 log log1p sqrt rsqrt erf sigmoid sin cos tan asin acos atan sinh cosh tanh atan2".split()
-)
+_REAL = frozenset("exp expm1 log log1p sqrt rsqrt erf sigmoid sin cos tan asin acos atan sinh cosh tanh atan2".split())
 
 
 def _adapted(value: AnyValue, dtype: DType) -> Scalar:
@@ -254,31 +252,36 @@ def to_integer(value: AnyValue) -> IntExpr:
 
 
 _INTEGER: dict[str, Callable[..., IntExpr]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
+    "add": IntExpr.__add__,
+    "sub": IntExpr.__sub__,
+    "mul": IntExpr.__mul__,
+    "floordiv": IntExpr.__floordiv__,
+    "mod": IntExpr.__mod__,
     "min": IntExpr.minimum,
     "max": IntExpr.maximum,
-    "neg": operator.neg,
+    "neg": IntExpr.__neg__,
 }
 
 
 # --- functions on static values ---------------------------------------------------------------------------------------
 
 
+def _items(value: Any) -> tuple[Any, ...] | None:
+    return cast("tuple[Any, ...]", value) if isinstance(value, tuple) else None
+
+
 def _list(value: Any, count: Any) -> tuple[Any, ...]:
-    if not isinstance(value, tuple):
+    items = _items(value)
+    if items is None:
         return (value,) * count
-    if len(value) != count:
-        raise OperandError(f"a number or a list of {count} is needed; found a list of {len(value)}")
-    return value
+    if len(items) != count:
+        raise OperandError(f"a number or a list of {count} is needed; found a list of {len(items)}")
+    return items
 
 
 def _extremum(kind: str) -> Callable[..., Any]:
     def choose(*values: Any) -> Any:
-        items = values[0] if len(values) == 1 and isinstance(values[0], tuple) else values
+        items = (_items(values[0]) if len(values) == 1 else None) or values
         if not items:
             raise OperandError(f"`{kind}` of nothing")
         if any(isinstance(v, IntExpr) for v in items):
@@ -289,6 +292,10 @@ def _extremum(kind: str) -> Callable[..., Any]:
         return min(items) if kind == "min" else max(items)
 
     return choose
+
+
+def _where(condition: Any, then: Any, otherwise: Any) -> Any:
+    return then if condition else otherwise
 
 
 def _product(values: Any) -> Any:
@@ -327,7 +334,7 @@ STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gamma": math.gamma,
     "lgamma": math.lgamma,
     "erf": math.erf,
-    "where": lambda condition, a, b: a if condition else b,
+    "where": _where,
 }
 STATIC_CONSTANTS: dict[str, float] = {"pi": math.pi, "inf": math.inf}
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import Undecided, as_expr
 from mercer.frontend.diagnostics import CompileError
-from mercer.frontend.evaluator import Evaluator, Frame, Loop, Signature
+from mercer.frontend.evaluator import Evaluator
+from mercer.frontend.frames import Frame, Loop, Signature
 from mercer.frontend.signature import Matcher, bind_defaults
 from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, describe
 from mercer.ir.evaluate import evaluate
@@ -82,7 +83,9 @@ class Body(Evaluator):
         if not start.is_constant or not stop.is_constant:
             self.fail("not-static", "a `for` runs a fixed number of times", s.start.span.to(s.stop.span))
         if stop.value - start.value > MAX_UNROLL:
-            self.fail("out-of-range", f"a `for` is written out; {stop - start} rounds are more than {MAX_UNROLL}", s.span)
+            self.fail(
+                "out-of-range", f"a `for` is written out; {stop - start} rounds are more than {MAX_UNROLL}", s.span
+            )
         for value in range(start.value, stop.value):
             self.frame.scope[s.variable.name] = value
             result = self.run(s.body)
@@ -139,7 +142,9 @@ class Body(Evaluator):
             chain = " → ".join((*self.frame.chain, name))
             self.fail("recursion", f"{definition.kind} `{name}` uses itself: {chain}", e.span)
         plain = Signature.of(definition)
-        optional = tuple((n, default or syntax.NoneLiteral(e.span) if n in preset else default) for n, default in plain.attributes)
+        optional = tuple(
+            (n, default or syntax.NoneLiteral(e.span) if n in preset else default) for n, default in plain.attributes
+        )
         signature = replace(plain, attributes=optional)
         arguments, bound = self.bind(signature, e, positional, attributes, keywords)
         bound = preset | bound
@@ -166,7 +171,9 @@ class Body(Evaluator):
         if frame.loop is not None and saved is not None:
             frame.loop.indices, frame.loop.ellipses = saved
         if result is None or len(result) != 1:
-            self.fail("missing-return", f"{definition.kind} `{definition.name.name}` returns one value", definition.span)
+            self.fail(
+                "missing-return", f"{definition.kind} `{definition.name.name}` returns one value", definition.span
+            )
         return result[0]
 
 

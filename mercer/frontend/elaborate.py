@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from mercer.frontend import syntax
 from mercer.frontend.body import Body, Collector
 from mercer.frontend.diagnostics import CompileError, DiagnosticBag, did_you_mean
-from mercer.frontend.evaluator import DTYPES, Frame, fail, relocated
+from mercer.frontend.frames import DTYPES, Frame, fail, relocated
 from mercer.frontend.library import DefinitionLibrary
 from mercer.frontend.signature import Matcher, bind_defaults
 from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, as_attribute, describe
@@ -87,7 +87,9 @@ class _LayerBody(Body):
 
     builder: _GraphBuilder
 
-    def __init__(self, library: DefinitionLibrary, builder: _GraphBuilder, frame: Frame, chain: tuple[str, ...]) -> None:
+    def __init__(
+        self, library: DefinitionLibrary, builder: _GraphBuilder, frame: Frame, chain: tuple[str, ...]
+    ) -> None:
         super().__init__(library, builder, frame)
         self.builder = builder
         self.owner = library
@@ -350,9 +352,17 @@ def find_model(definitions: Sequence[syntax.Definition], name: str | None, file:
             return model
     names = [m.name.name for m in models]
     if name is not None:
-        fail("no-model", f"{file.name} has no model `{name}`", start, hint=did_you_mean(name, names) or f"it has {', '.join(names)}")
+        fail(
+            "no-model",
+            f"{file.name} has no model `{name}`",
+            start,
+            hint=did_you_mean(name, names) or f"it has {', '.join(names)}",
+        )
     if not models:
-        fail("no-model", f"{file.name} has no `model`", start, hint="a model is a layer with types: model Net(x: f32[N, 4]) -> …")
+        fail(
+            "no-model",
+            f"{file.name} has no `model`",
+            start,
+            hint="a model is a layer with types: model Net(x: f32[N, 4]) -> …",
+        )
     fail("no-model", f"{file.name} has several models: {', '.join(names)}", start, hint="say which one, --model NAME")
-
-

@@ -7,10 +7,9 @@ scalar expressions; outside, tensors are whole and arithmetic applies operators 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import (
@@ -24,9 +23,10 @@ from mercer.frontend.arithmetic import (
     negate,
     scalar_call,
     static_call,
-    to_integer,
 )
-from mercer.frontend.diagnostics import CompileError, DiagnosticBag, did_you_mean
+from mercer.frontend.diagnostics import did_you_mean
+from mercer.frontend.frames import DTYPES, Builder, Definitions, Frame, Signature, fail
+from mercer.frontend.subscripts import subscript
 from mercer.frontend.values import (
     POISON,
     SCALARS,
@@ -42,12 +42,11 @@ from mercer.frontend.values import (
     simplified,
 )
 from mercer.ir.graph import KernelValue
-from mercer.ir.index import FUNCTIONS, Axis, Const, Expr, Read, Reduce, Reducer, call, transform, variables
+from mercer.ir.index import FUNCTIONS, Axis, Expr, Read, Reduce, Reducer, call, transform, variables
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import Array, DType
 
-DTYPES = {dtype.value: dtype for dtype in DType}
 TENSOR_OPERATORS = {
     "+": "add",
     "-": "sub",
@@ -66,99 +65,6 @@ TENSOR_OPERATORS = {
 }
 
 
-class Builder(Protocol):
-    """Receives what a body does with whole tensors."""
-
-    def apply(
-        self, operator: str, operands: tuple[Tensor, ...], attributes: dict[str, Static], span: Span
-    ) -> tuple[Tensor, ...]:
-        """Apply an operator of the library."""
-        ...
-
-    def constant(self, array: Array, hint: str) -> Tensor:
-        """A tensor known at compile time."""
-        ...
-
-    def emit(self, target: str, axes: tuple[Axis, ...], body: Expr) -> Tensor:
-        """A loop nest that defines a new tensor."""
-        ...
-
-
-@dataclass
-class Loop:
-    """The indices of the index statement that is being read."""
-
-    indices: dict[str, IntExpr] = field(default_factory=dict[str, IntExpr])
-    ellipses: dict[str, tuple[IntExpr, ...]] = field(default_factory=dict[str, tuple[IntExpr, ...]])
-    extents: dict[str, IntExpr] = field(default_factory=dict[str, IntExpr])
-    taken: set[str] = field(default_factory=set[str])
-
-    def axis(self, name: str, extent: IntExpr) -> Axis:
-        """A new axis; its name differs from all others of the statement."""
-        fresh, count = name, 0
-        while fresh in self.taken:
-            count += 1
-            fresh = f"{name}{count}"
-        self.taken.add(fresh)
-        self.extents[fresh] = extent
-        return Axis(fresh, extent)
-
-
-@dataclass
-class Frame:
-    """The state of one body."""
-
-    scope: dict[str, AnyValue]
-    ellipses: dict[str, tuple[IntExpr, ...]] = field(default_factory=dict[str, tuple[IntExpr, ...]])
-    types: dict[str, DType] = field(default_factory=dict[str, DType])
-    symbols: frozenset[str] = frozenset()
-    loop: Loop | None = None
-    path: str = ""
-    chain: tuple[str, ...] = ()
-    """Functions and kernels that are being written out here."""
-    site: Span | None = None
-    """Where the user called, while the body belongs to the standard library."""
-
-    @property
-    def default(self) -> DType:
-        """The element type of numbers that have none: that of the type variable, else f32."""
-        floats = [t for t in self.types.values() if t.is_float]
-        return floats[0] if floats else DType.F32
-
-
-@dataclass(frozen=True)
-class Signature:
-    """How something is called: names of tensors, names of attributes with their defaults (None: required)."""
-
-    kind: str
-    name: str
-    tensors: tuple[str, ...]
-    attributes: tuple[tuple[str, syntax.Expression | None], ...]
-
-    @staticmethod
-    def of(definition: syntax.Definition) -> Signature:
-        return Signature(
-            definition.kind,
-            definition.name.name,
-            tuple(p.name.name for p in definition.parameters),
-            tuple((a.name.name, a.default) for a in definition.attributes),
-        )
-
-    def __str__(self) -> str:
-        attributes = ", ".join(self_name for self_name, _ in self.attributes)
-        return f"{self.name}({', '.join(self.tensors)}{'; ' if attributes else ''}{attributes})"
-
-
-class Definitions(Protocol):
-    """The library as the evaluator needs it."""
-
-    def definition(self, name: str) -> syntax.Definition | None: ...
-
-    def names(self) -> Iterable[str]: ...
-
-    def is_standard(self, span: Span) -> bool: ...
-
-
 class Evaluator:
     """Evaluates expressions in one frame."""
 
@@ -174,7 +80,7 @@ class Evaluator:
         fail(name, message, span, self.frame.site, **details)
 
     @contextmanager
-    def operands(self, span: Span) -> Iterator[None]:
+    def operands(self, span: Span) -> Generator[None]:
         """Turns an OperandError into a diagnostic at `span`."""
         try:
             yield
@@ -205,7 +111,7 @@ class Evaluator:
             case syntax.Call():
                 return self.call(e)
             case syntax.Subscript():
-                return self._subscript(e)
+                return subscript(self, e)
             case syntax.Reduction():
                 return self._reduction(e)
 
@@ -314,7 +220,9 @@ class Evaluator:
                     return static_call(name, positional + attributes)
         if name in ("rank", "shape") and len(positional) == 1:
             tensor = positional[0]
-            shape = tensor.type.shape if isinstance(tensor, Tensor) else tensor.shape if isinstance(tensor, View) else ()
+            shape = (
+                tensor.type.shape if isinstance(tensor, Tensor) else tensor.shape if isinstance(tensor, View) else ()
+            )
             return len(shape) if name == "rank" else tuple(simplified(d) for d in shape)
         if name in DTYPES and len(positional) == 1 and isinstance(positional[0], Tensor):
             return self.apply("cast", (positional[0],), {"dtype": name}, e.span)
@@ -493,159 +401,6 @@ class Evaluator:
         """The value of a `fn` or `kernel` for these arguments; `preset` are the attributes of a kernel value."""
         raise NotImplementedError
 
-    # --- subscripts ---------------------------------------------------------------------------------------------------
-
-    def _subscript(self, e: syntax.Subscript) -> AnyValue:
-        bound = self.frame.scope.get(e.value.name) if isinstance(e.value, syntax.Name) else None
-        value = bound if isinstance(bound, Tensor) else self.evaluate(e.value)
-        if isinstance(value, Poison):
-            return POISON
-        if isinstance(value, tuple):
-            return self._list_item(e, value)
-        if isinstance(value, Tensor | View) and self.frame.loop is not None:
-            return self._read(e, value)
-        if isinstance(value, Tensor):
-            return self._slice(e, value)
-        self.fail("type-mismatch", f"only tensors and lists have elements; found {describe(value)}", e.value.span)
-
-    def _list_item(self, e: syntax.Subscript, value: tuple[AnyValue, ...]) -> AnyValue:
-        if len(e.items) != 1 or isinstance(e.items[0], syntax.Slice | syntax.Ellipsis_):
-            self.fail("unsupported", "an element of a list is taken by one number", e.span)
-        position = self.integer(e.items[0], "the position in a list")
-        if not position.is_constant or not -len(value) <= position.value < len(value):
-            self.fail("out-of-range", f"position {position} of a list of {len(value)}", e.span)
-        return value[position.value]
-
-    def _read(self, e: syntax.Subscript, base: Tensor | View) -> AnyValue:
-        tensor, prefix = (base, ()) if isinstance(base, Tensor) else (base.tensor, base.prefix)
-        shape = tensor.type.shape[len(prefix) :]
-        explicit = sum(not isinstance(item, syntax.Ellipsis_) for item in e.items)
-        ellipses = len(e.items) - explicit
-        if explicit > len(shape) or (ellipses and explicit == len(shape) + 1):
-            self.fail("rank-mismatch", f"`{tensor.name}` has {len(shape)} axes; {explicit} indices are given", e.span)
-        indices = list(prefix)
-        position = len(prefix)
-        for item in e.items:
-            if isinstance(item, syntax.Slice):
-                self.fail("unsupported", "a slice cannot stand in an index statement", item.span)
-            if isinstance(item, syntax.Ellipsis_):
-                found = self._ellipsis_indices(item, tensor, position, len(shape) - explicit, ellipses)
-                indices += found
-                position += len(found)
-                continue
-            with self.operands(item.span):
-                indices.append(to_integer(self.evaluate(item)))
-            position += 1
-        if len(indices) < tensor.type.rank:
-            if e.pad is not None:
-                self.fail("unsupported", "a part of a tensor takes no pad value", e.span)
-            return View(tensor, tuple(indices))
-        pad = None
-        if e.pad is not None:
-            with self.operands(e.pad.span):
-                filled = as_expr(self.evaluate(e.pad), tensor.type.dtype)
-            if not isinstance(filled, Const):
-                self.fail("not-static", "the pad value must be known at compile time", e.pad.span)
-            if filled.dtype is not tensor.type.dtype:
-                self.fail("dtype-mismatch", f"the pad value is {filled.dtype}; `{tensor.name}` is {tensor.type.dtype}",
-                          e.pad.span)  # fmt: skip
-            pad = filled
-        else:
-            self._check_range(e, tensor, indices)
-        return Read(tensor.name, tuple(indices), tensor.type.dtype, pad)
-
-    def _check_range(self, e: syntax.Subscript, tensor: Tensor, indices: list[IntExpr]) -> None:
-        """Refuse a read that is out of range for certain values of its indices, where the sizes are known."""
-        assert self.frame.loop is not None
-        for axis, (index, size) in enumerate(zip(indices, tensor.type.shape, strict=True)):
-            bounds = bounds_of(index, self.frame.loop.extents)
-            if bounds is None or not size.is_constant:
-                continue
-            low, high = bounds
-            if low < 0 or high >= size.value:
-                self.fail(
-                    "out-of-range",
-                    f"`{tensor.name}` has {size} elements along axis {axis}; the index runs from {low} to {high}",
-                    e.span,
-                    hint="give a pad value, `[…; pad = 0]`, if the outside is to count as zero",
-                )
-
-    def _ellipsis_indices(
-        self, item: syntax.Ellipsis_, tensor: Tensor, position: int, remaining: int, ellipses: int
-    ) -> list[IntExpr]:
-        """Indices for the axes that `...` covers, aligned at the right; axes of extent 1 are broadcast."""
-        assert self.frame.loop is not None
-        bound = self.frame.loop.ellipses.get(item.name)
-        if bound is None:
-            self.fail("unknown-name", f"`...{item.name}` does not stand on the left", item.span)
-        count = len(bound) if ellipses > 1 else remaining
-        if count > len(bound):
-            message = f"`...{item.name}` covers {len(bound)} axes; `{tensor.name}` has {count} there"
-            self.fail("rank-mismatch", message, item.span)
-        chosen = bound[len(bound) - count :]
-        indices: list[IntExpr] = []
-        for offset, index in enumerate(chosen):
-            size = tensor.type.shape[position + offset]
-            extent = self.frame.loop.extents[str(index)]
-            broadcast = size == IntExpr.constant(1) and extent != size
-            indices.append(IntExpr.constant(0) if broadcast else index)
-        return indices
-
-    def _slice(self, e: syntax.Subscript, tensor: Tensor) -> AnyValue:
-        """Whole-tensor subscript: a chain of `slice_axis` and `select`, with `none` for a new axis of extent 1."""
-        if e.pad is not None:
-            self.fail("unsupported", "a pad value belongs to an index statement", e.span)
-        result: AnyValue = tensor
-        explicit = sum(not isinstance(i, syntax.Ellipsis_ | syntax.NoneLiteral) for i in e.items)
-        if explicit > tensor.type.rank:
-            self.fail("rank-mismatch", f"{describe(tensor)} has {tensor.type.rank} axes; {explicit} are sliced", e.span)
-        axis = 0
-        for item in e.items:
-            assert isinstance(result, Tensor)
-            match item:
-                case syntax.Ellipsis_():
-                    axis += tensor.type.rank - explicit
-                case syntax.NoneLiteral():
-                    shape = result.type.shape
-                    new = (*shape[:axis], IntExpr.constant(1), *shape[axis:])
-                    result = self.apply("reshape", (result,), {"shape": new}, e.span)
-                    axis += 1
-                case syntax.Slice():
-                    result = self._slice_axis(item, result, axis, e.span)
-                    axis += 1
-                case _:
-                    index, size = self.integer(item, "an index"), result.type.shape[axis]
-                    if index.is_constant and index.value < 0:
-                        index = index + size
-                    if index.is_constant and size.is_constant and not 0 <= index.value < size.value:
-                        self.fail("out-of-range", f"index {index} of an axis of {size}", item.span)
-                    result = self.apply("select", (result,), {"axis": axis, "index": simplified(index)}, e.span)
-        return result
-
-    def _slice_axis(self, item: syntax.Slice, tensor: Tensor, axis: int, span: Span) -> AnyValue:
-        size = tensor.type.shape[axis]
-
-        def bound(e: syntax.Expression | None, default: IntExpr) -> IntExpr:
-            if e is None:
-                return default
-            value = self.integer(e, "the bound of a slice")
-            if value.is_constant and value.value < 0:
-                value = value + size
-            if (value - size).is_constant and (value - size).value > 0:
-                self.fail("out-of-range", f"slice bound {value} of an axis of {size}", e.span)
-            return value
-
-        start, stop = bound(item.start, IntExpr.constant(0)), bound(item.stop, size)
-        step = self.integer(item.step, "the step of a slice") if item.step else IntExpr.constant(1)
-        if not step.is_constant or step.value <= 0:
-            self.fail("out-of-range", f"the step of a slice is positive; found {step}", span)
-        if (stop - start).is_constant and (stop - start).value < 0:
-            self.fail("out-of-range", f"the slice {start}:{stop} is empty backwards", span)
-        if start == IntExpr.constant(0) and stop == size and step.value == 1:
-            return tensor
-        bounds = {"axis": axis, "start": simplified(start), "stop": simplified(stop), "step": step.value}
-        return self.apply("slice_axis", (tensor,), bounds, span)
-
     # --- reductions ---------------------------------------------------------------------------------------------------
 
     def axes(self, binders: tuple[syntax.AxisBinder | syntax.Ellipsis_, ...]) -> tuple[Axis, ...]:
@@ -720,40 +475,6 @@ class Evaluator:
             return Read(tensor.name, tuple(IntExpr.var(name) for name in names), expr.dtype)
 
         return transform(body, change)
-
-
-def bounds_of(index: IntExpr, extents: dict[str, IntExpr]) -> tuple[int, int] | None:
-    """Least and greatest value of an affine index over its loops, or None when a size is not known."""
-    low = high = 0
-    for monomial, coefficient in index.terms:
-        if not monomial:
-            low, high = low + coefficient, high + coefficient
-            continue
-        extent = extents.get(str(monomial[0])) if len(monomial) == 1 else None
-        if extent is None or not extent.is_constant or extent.value <= 0:
-            return None
-        reach = coefficient * (extent.value - 1)
-        low, high = low + min(reach, 0), high + max(reach, 0)
-    return low, high
-
-
-def fail(name: str, message: str, span: Span, site: Span | None = None, **details: str | None) -> NoReturn:
-    bag = DiagnosticBag()
-    notes = (f"raised in {span}",) if site is not None and site != span else ()
-    bag.error(name, message, site or span, notes=notes, **details)  # type: ignore[arg-type]
-    raise CompileError(bag.diagnostics)
-
-
-def relocated(error: CompileError, site: Span, is_standard: Callable[[Span], bool]) -> CompileError:
-    """Point diagnostics that lie in the standard library at the user's call instead."""
-    bag = DiagnosticBag()
-    for d in error.diagnostics:
-        if is_standard(d.span) and not is_standard(site):
-            moved = replace(d, span=site, lines=bag.sources.lines(site), notes=(*d.notes, f"raised in {d.span}"))
-            bag.diagnostics.append(moved)
-        else:
-            bag.diagnostics.append(d)
-    return CompileError(bag.diagnostics)
 
 
 def _holds_tensor(value: AnyValue) -> bool:

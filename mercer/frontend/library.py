@@ -13,7 +13,8 @@ from mercer.frontend import syntax
 from mercer.frontend.arithmetic import show_shape
 from mercer.frontend.body import Body, Collector, nest
 from mercer.frontend.diagnostics import SOURCES, CompileError, DiagnosticBag, did_you_mean
-from mercer.frontend.evaluator import DTYPES, Evaluator, Frame, fail, relocated
+from mercer.frontend.evaluator import Evaluator
+from mercer.frontend.frames import DTYPES, Frame, fail, relocated
 from mercer.frontend.parser import parse
 from mercer.frontend.signature import Matcher, bind_defaults
 from mercer.frontend.values import AnyValue, Reference, Static, Tensor, as_attribute, describe
@@ -59,7 +60,9 @@ class DefinitionLibrary:
             name = definition.name.name
             if name in merged:
                 where = merged[name].span
-                bag.error("duplicate-name", f"`{name}` is defined already", definition.name.span, notes=[f"first in {where}"])
+                bag.error(
+                    "duplicate-name", f"`{name}` is defined already", definition.name.span, notes=[f"first in {where}"]
+                )
             merged[name] = definition
         bag.raise_if_any()
         return DefinitionLibrary(merged, self.own if standard else (*self.own, *definitions))
@@ -251,7 +254,9 @@ class _Statements(Collector):
             names[constant.name] = self.constant(_array(constant), constant.name).name
         for statement in instance.statements:
             for value in defined(statement):
-                names[value.name] = self.fresh(operator if value.name in instance.outputs else f"{operator}.{value.name}")
+                names[value.name] = self.fresh(
+                    operator if value.name in instance.outputs else f"{operator}.{value.name}"
+                )
             self.statements.append(rename(statement, names, ()))
         pairs = zip(instance.outputs, instance.results, strict=True)
         return tuple(Tensor(names[output], type_) for output, type_ in pairs)
@@ -300,7 +305,9 @@ def _permute(body: _OperatorBody) -> Tensor:
     x, dims = body.frame.scope["x"], body.frame.scope["dims"]
     assert isinstance(x, Tensor)
     rank = x.type.rank
-    order = [d % rank if isinstance(d, int) and -rank <= d < rank else -1 for d in dims] if isinstance(dims, tuple) else []
+    order = (
+        [d % rank if isinstance(d, int) and -rank <= d < rank else -1 for d in dims] if isinstance(dims, tuple) else []
+    )
     if sorted(order) != list(range(rank)):
         body.fail("wrong-attribute", f"`dims` orders the axes 0 to {rank - 1}; found {dims}", body.span)
     axes = tuple(Axis(f"i{k}", x.type.shape[d]) for k, d in enumerate(order))
@@ -316,7 +323,9 @@ def _cast(body: _OperatorBody) -> Tensor:
         body.fail("wrong-attribute", f"`dtype` is the name of an element type; found {name}", body.span, hint=hint)
     axes = tuple(Axis(f"i{k}", extent) for k, extent in enumerate(x.type.shape))
     read = Read(x.name, tuple(IntExpr.var(a.name) for a in axes), x.type.dtype)
-    return body.builder.emit("y", axes, read if DTYPES[name] is x.type.dtype else call("cast", read, dtype=DTYPES[name]))
+    return body.builder.emit(
+        "y", axes, read if DTYPES[name] is x.type.dtype else call("cast", read, dtype=DTYPES[name])
+    )
 
 
 BUILTINS: dict[str, Callable[[_OperatorBody], Tensor]] = {"reshape": _reshape, "permute": _permute, "cast": _cast}

@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass
 
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import OperandError, broadcast, show_shape
-from mercer.frontend.evaluator import DTYPES, Evaluator
+from mercer.frontend.evaluator import Evaluator
+from mercer.frontend.frames import DTYPES
 from mercer.frontend.values import describe, is_integer, simplified
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
@@ -123,7 +124,9 @@ class Matcher:
         value = self.evaluator.integer(item.position, "the position of an axis")
         if not value.is_constant or not -rank <= value.value < rank:
             hint = f"axes count from 0 to {rank - 1}, or from -{rank} to -1"
-            self.evaluator.fail("out-of-range", f"axis {value} of `{name}`, which has {rank} axes", self.span, hint=hint)
+            self.evaluator.fail(
+                "out-of-range", f"axis {value} of `{name}`, which has {rank} axes", self.span, hint=hint
+            )
         return value.value % rank
 
     def _dim(self, name: str, axis: int, symbol: str, actual: IntExpr) -> None:
@@ -134,7 +137,9 @@ class Matcher:
             return
         expected = scope[symbol]
         if not is_integer(expected):
-            self.evaluator.fail("type-mismatch", f"`{symbol}` is a dimension here; found {describe(expected)}", self.span)
+            self.evaluator.fail(
+                "type-mismatch", f"`{symbol}` is a dimension here; found {describe(expected)}", self.span
+            )
         if IntExpr.of(expected) != actual:  # type: ignore[arg-type]
             self._mismatch(name, axis, actual, IntExpr.of(expected), None, symbol)  # type: ignore[arg-type]
 
@@ -151,11 +156,19 @@ class Matcher:
                                 expected=show_shape(known), found=show_shape(dims))  # fmt: skip
 
     def _mismatch(
-        self, name: str, axis: int, actual: IntExpr, expected: IntExpr, formula: syntax.Expression | None, symbol: str = ""
+        self,
+        name: str,
+        axis: int,
+        actual: IntExpr,
+        expected: IntExpr,
+        formula: syntax.Expression | None,
+        symbol: str = "",
     ) -> None:
         scope = self.evaluator.frame.scope
         used = [n for n in dict.fromkeys(names_in(formula)) if is_integer(scope.get(n))] if formula else []
-        values = ", ".join(f"{n} = {scope[n]}" + (f" from `{self.sources[n]}`" if n in self.sources else "") for n in used)
+        values = ", ".join(
+            f"{n} = {scope[n]}" + (f" from `{self.sources[n]}`" if n in self.sources else "") for n in used
+        )
         text = f"{show(formula)} = {expected}" if formula and used else str(expected)
         source = f" from `{self.sources[symbol]}`" if symbol in self.sources else ""
         label = f"`{symbol}` = {text}{source}" if symbol else text

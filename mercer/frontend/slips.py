@@ -84,6 +84,11 @@ SLIPS: tuple[Slip, ...] = (
     Slip(
         r"\|>\s*\w+\s*(\(.*\))?\s*", r"\*\*|[-+*/%<>\[]|==|(and|or|if)\b", "put the pipe in parentheses: `(x |> f) + 1`"
     ),
+    Slip(
+        r"^\s*(let|const|param|buffer|return|if|for|require)\s*",
+        r"=(?!=)|,|\[",
+        "the line begins with a word of the language, which cannot be a name",
+    ),
     Slip(r"\d", r"[A-Za-z_(]", "a product is written with its `*`: `2*x`", "PLUS"),
     Slip(r"[\w)\]]\s+", r"\w+(\[.*\])?\s*=(?!=)", "two statements on one line are separated by `;`", "_NEWLINE"),
     Slip(r"[\w)\]]\s+", r"[A-Za-z0-9_(\"]", "is a `,` or an operator missing between the two?", "PLUS"),
