@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from lark.exceptions import UnexpectedInput
+from lark.utils import TextSlice
 
 from mercer.frontend import syntax as s
-from mercer.frontend.diagnostics import CompileError
-from mercer.frontend.parser import DEEPEST, parse
+from mercer.frontend.diagnostics import CompileError, DiagnosticBag
+from mercer.frontend.parser import DEEPEST, _parser, parse
 from mercer.ir.spans import Span
 
 STDLIB = Path(__file__).parents[2] / "mercer" / "stdlib"
@@ -536,6 +538,29 @@ def test_what_is_allowed_is_safe_to_walk() -> None:
     tree = parse("fn f(x) = " + "(" * half + "x" + " + 1)" * half)
     assert tree == parse(tree.text) and repr(tree).count("Binary") == half
     assert sum(1 for _ in nodes(tree.items)) > half
+
+
+def test_the_fast_loop_builds_what_lark_builds() -> None:
+    parser = _parser()
+    for path in sorted(STDLIB.glob("*.mer")):
+        fast = parse(path.read_text(), path.name).items
+        slow = parser.lark.parse(path.read_text(), start="file")
+        assert slow == fast
+
+
+@pytest.mark.parametrize(
+    "text", ["fn f(x) = x +\n", "fn f(x = 1)", "op f(x", "layer L(x) { y = sum[i ", "fn f(x) = x y"]
+)
+def test_the_fast_loop_fails_where_lark_fails(text: str) -> None:
+    parser = _parser()
+    parser.builder.begin(text, "a.mer", DiagnosticBag())
+    found: list[Any] = []
+    for read in (parser.lark.parse, parser.loop.parse):
+        with pytest.raises(UnexpectedInput) as caught:
+            read(TextSlice(text, 0, len(text)), "file")
+        error: Any = caught.value
+        found.append((error.pos_in_stream, error.interactive_parser.accepts()))
+    assert found[0] == found[1] and found[0][1]
 
 
 def test_the_standard_library_parses_quickly() -> None:
