@@ -58,8 +58,15 @@ def _keep(match: Match, build: Builder) -> Outcome:
     return match["x"] if match.type("x") == build.type(match.root.name) else None
 
 
-def _inner(match: Match, build: Builder) -> Outcome:
-    """The node that feeds the root."""
+def _once(match: Match, _: Builder) -> Outcome:
+    """f(f(x)) is f(x) for the same f."""
+    inner = match.node("inner")
+    same = (inner.operator, inner.attributes) == (match.root.operator, match.root.attributes)
+    return inner.name if same else None
+
+
+def _operand(match: Match, _: Builder) -> Outcome:
+    """What the root reads."""
     return match.root.operands[0]
 
 
@@ -104,15 +111,11 @@ def _number(value: AttributeValue) -> AttributeValue:
     return value.value if isinstance(value, IntExpr) and value.is_constant else value
 
 
-def _same_operator(node: Node, scope: Scope) -> bool:
-    """The operand comes from the same operator with the same attributes."""
-    feeder = scope.producer(node.operands[0])
-    return feeder is not None and feeder.operator == node.operator and feeder.attributes == node.attributes
-
-
 # --- the lists --------------------------------------------------------------------------------------------------------
 
 _X = value("x")
+
+IDEMPOTENT = ("relu", "relu6", "abs", "sign", "floor", "ceil", "round", "trunc", "clamp")
 
 NEUTRAL = (
     Rewrite(
@@ -132,8 +135,8 @@ REPEATED = (
     Rewrite("abs_of_neg", node("abs", node("neg", _X)), lambda m, b: b.node("abs", (m["x"],)), Exactness.BIT),
     Rewrite(
         "idempotent",
-        any_node("relu", "relu6", "abs", "sign", "floor", "ceil", "round", "trunc", "clamp", test=_same_operator),
-        _inner,
+        node(IDEMPOTENT, node(IDEMPOTENT, _X, capture="inner")),
+        _once,
         Exactness.BIT,
     ),
 )
@@ -141,11 +144,11 @@ REPEATED = (
 
 MOVEMENT = (
     Rewrite("reshape_of_reshape", node("reshape", node("reshape", _X)), _reshape_once, Exactness.BIT),
-    Rewrite("same_shape", any_node("reshape", test=_keeps_type), _inner, Exactness.BIT),
+    Rewrite("same_shape", any_node("reshape", test=_keeps_type), _operand, Exactness.BIT),
     Rewrite("permute_of_permute", node("permute", node("permute", _X, capture="inner")), _permute_once, Exactness.BIT),
-    Rewrite("identity_permute", any_node("permute", test=_is_identity_permute), _inner, Exactness.BIT),
-    Rewrite("same_dtype", any_node("cast", test=_keeps_type), _inner, Exactness.BIT),
-    Rewrite("whole_slice", any_node("slice_axis", test=_is_whole_slice), _inner, Exactness.BIT),
+    Rewrite("identity_permute", any_node("permute", test=_is_identity_permute), _operand, Exactness.BIT),
+    Rewrite("same_dtype", any_node("cast", test=_keeps_type), _operand, Exactness.BIT),
+    Rewrite("whole_slice", any_node("slice_axis", test=_is_whole_slice), _operand, Exactness.BIT),
 )
 """Movement that moves nothing, or twice."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from mercer.ir.graph import Node
 from mercer.ir.index import Axis, Call, Expr, Reduce, children
@@ -27,6 +27,18 @@ def elements(shape: Iterable[IntExpr]) -> int:
 def size(kind: TensorType) -> int:
     """Bytes of a tensor."""
     return elements(kind.shape) * kind.dtype.numpy.itemsize
+
+
+def parts(body: Expr) -> Iterator[Expr]:
+    """Every distinct expression below `body`, itself included; shared ones come once."""
+    seen: set[Expr] = set()
+    stack = [body]
+    while stack:
+        expr = stack.pop()
+        if expr not in seen:
+            seen.add(expr)
+            yield expr
+            stack.extend(children(expr))
 
 
 def operations(expr: Expr) -> int:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mercer.ir.graph import Constant, Graph, Node, format_attribute
-from mercer.ir.index import Axis, Expr, Reduce, substitute, transform
+from mercer.ir.index import Axis, Const, Expr, Reduce, substitute, transform
 from mercer.ir.integers import IntExpr
 from mercer.ir.lower import rename
 from mercer.ir.nests import Nest, Nests, Statement, defined
 from mercer.ir.spans import NOWHERE, Span
+from mercer.passes.cost import parts
 from mercer.passes.ledger import Exactness, LedgerEntry
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -77,11 +78,16 @@ class CommonSubexpressions(Pass):
 
 
 def _key(statement: Statement) -> Hashable:
-    """Equal for statements that compute the same. Text tells 0.0 from -0.0 and 1 from True, which `==` does not."""
+    """Equal for statements that compute the same."""
     if isinstance(statement, Nest):
-        return statement.type, str(_numbered(statement.body, statement.axes))
+        return statement.type, _numbered(statement.body, statement.axes), _signs(statement.body)
     attributes = tuple((name, format_attribute(value)) for name, value in statement.attributes)
     return statement.name, statement.operands, attributes, tuple(value.type for value in statement.targets)
+
+
+def _signs(body: Expr) -> tuple[str, ...]:
+    """The literals of a body, spelled so that 0.0 is not -0.0 and 1 is not True."""
+    return tuple(str(expr) for expr in parts(body) if isinstance(expr, Const))
 
 
 def _numbered(body: Expr, axes: tuple[Axis, ...]) -> Expr:

@@ -20,14 +20,13 @@ from mercer.ir.index import (
     children,
     substitute,
     transform,
-    walk,
 )
 from mercer.ir.integers import ONE, Extremum, IntExpr, Quotient, Remainder, Var
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Statement, defined
 from mercer.ir.types import TensorType
 from mercer.passes.bounds import extents, in_bounds, non_negative
-from mercer.passes.cost import statement_cost
+from mercer.passes.cost import parts, statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 from mercer.passes.rewrite import Refusal, RewriteStatistics
@@ -46,9 +45,9 @@ class Fuse(Pass):
     Needs Nests, gives Nests where a `Reduce` has still no other below it and no nest has gained a second reduction.
 
     * `inline_movement`: a producer that only moves elements goes into every reader.
-    * `inline_producer`: a pointwise producer goes into its readers when nothing expensive is computed twice: either every
-      element is read at most once, or it is cheap (at most `max_repeated` operations on at most two reads). Inside a
-      reduction, only a cheap one that is read at most once per element.
+    * `inline_producer`: a pointwise producer goes into its readers when nothing expensive is computed twice: either
+      every element is read at most once, or it is cheap (at most `max_repeated` operations on at most two reads).
+      Inside a reduction, only a cheap one that is read at most once per element.
     * `fuse_epilogue`: a pointwise nest that reads a reduction at its own index takes the reduction in.
 
     A read with padding keeps it: only movement that carries the padding along exactly is inlined there. Outputs of the
@@ -164,6 +163,8 @@ class _Fusion:
         single = once and reads_each_once(read, loops)
         cheap = is_cheap(producer.body)
         if occurrence.reducers:
+            if not once:
+                return "a reduction is not its only reader"
             if not single:
                 return "a reduction reads it more than once per element"
             return None if cheap else "it is expensive, and read inside a reduction"
@@ -305,7 +306,7 @@ def _leaves_too(axis: Axis, index: IntExpr, extent: IntExpr) -> bool:
 
 
 def has_reduction(body: Expr) -> bool:
-    return any(isinstance(expr, Reduce) for expr in walk(body))
+    return any(isinstance(expr, Reduce) for expr in parts(body))
 
 
 def is_movement(body: Expr) -> bool:
@@ -323,17 +324,17 @@ def is_cheap(body: Expr) -> bool:
     """Whether it has only cheap functions and no read at a computed index."""
     return all(
         expr.function in CHEAP if isinstance(expr, Call) else not (isinstance(expr, Read) and children(expr))
-        for expr in walk(body)
+        for expr in parts(body)
     )
 
 
 def functions(body: Expr) -> int:
     """Number of distinct function calls."""
-    return len({expr for expr in walk(body) if isinstance(expr, Call)})
+    return sum(isinstance(expr, Call) for expr in parts(body))
 
 
 def distinct_reads(body: Expr) -> frozenset[Read]:
-    return frozenset(expr for expr in walk(body) if isinstance(expr, Read))
+    return frozenset(expr for expr in parts(body) if isinstance(expr, Read))
 
 
 def occurrences(nest: Nest, tensor: str) -> Iterator[Occurrence]:

@@ -54,8 +54,8 @@ class PassReport:
 class PassContext:
     """What passes share: the operators, the ledger, the weights, and who is told about progress.
 
-    `dump` gets (step number, pass name, program text) after every pass, `progress` (passes done, all passes, next pass).
-    With `verify_each`, the IR verifier and the exactness verifier run after every pass.
+    `dump` gets (step number, pass name, program text) after every pass, `progress` (passes done, all passes, next
+    pass). With `verify_each`, the IR verifier and the exactness verifier run after every pass.
     """
 
     library: Library

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, call, children, transform, variables, walk
+from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, call, children, transform, variables
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType, TensorType
-from mercer.passes.cost import elements, statement_cost
+from mercer.passes.cost import elements, parts, statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -19,10 +19,10 @@ from mercer.passes.manager import Level, Pass, PassContext
 class Pairwise(Pass):
     """sum_k (x[n, k] - c[m, k])**2 becomes max(|x[n]|**2 + |c[m]|**2 - 2 sum_k x[n, k] c[m, k], 0).
 
-    Needs Nests, gives Nests with two more of them for the norms. The contraction does one multiply-add per k in place of
-    a subtraction and a multiply-add, and has a fast schedule; the norms pay from `min_extent` values of k on. Class:
-    real. Where two points are close compared to their norms the difference cancels, so f16 and bf16 are refused: in f32
-    the absolute error is about 1e-7 times the squared norms.
+    Needs Nests, gives Nests with two more of them for the norms. The contraction does one multiply-add per k in place
+    of a subtraction and a multiply-add, and has a fast schedule; the norms pay from `min_extent` values of k on. Class:
+    real. Where two points are close compared to their norms the difference cancels, so f16 and bf16 are refused: in
+    f32 the absolute error is about 1e-7 times the squared norms.
     """
 
     name: ClassVar[str] = "pairwise"
@@ -74,7 +74,7 @@ class Distance:
 
 def distances(body: Expr) -> tuple[Distance, ...]:
     """Every pairwise squared distance in a body."""
-    found = (_distance(expr) for expr in dict.fromkeys(walk(body)) if isinstance(expr, Reduce))
+    found = (_distance(expr) for expr in parts(body) if isinstance(expr, Reduce))
     return tuple(distance for distance in found if distance is not None)
 
 

@@ -30,7 +30,10 @@ Outcome: TypeAlias = "str | tuple[str, ...] | Refusal | None"
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Where `pattern` fits, `function` builds what replaces the root's results; `bound` is the error of an APPROX one."""
+    """Where `pattern` fits, `function` builds what replaces the root's results.
+
+    `bound` is the relative L2 error of an APPROX rewrite.
+    """
 
     name: str
     pattern: NodePattern
@@ -323,7 +326,9 @@ class _Driver:
         known = tuple(self.constants[name] for name in free if name in self.constants)
         inputs = tuple(Value(name, self.types[name]) for name in free if name not in self.constants)
         before = Graph(step.root.name, inputs, (), known, step.matched, tuple(v.name for v in step.root.results))
-        after = replace(before, constants=(*known, *step.constants), nodes=step.nodes, outputs=step.results)
+        kept = (node for node in step.matched if node is not step.root)
+        constants = (*known, *step.constants)
+        after = replace(before, constants=constants, nodes=(*kept, *step.nodes), outputs=step.results)
         self.check(step.rewrite, step.root, before, after)
 
     def _cost(self, nodes: Iterable[Node]) -> Cost:
