@@ -1,0 +1,1 @@
+"""Code generators: each reads Nests (the torch backend also reads operator names) and knows no other backend."""

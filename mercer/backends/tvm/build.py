@@ -1,0 +1,260 @@
+"""From Nests to a shared library: one TIR function for each distinct nest, called in order by a Relax function."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, tirx
+
+from mercer.backends.tvm import cuda, function
+from mercer.backends.tvm.lower import Scope
+from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, relax_passes
+from mercer.backends.tvm.scalar import UnsupportedError, tir_type
+from mercer.backends.tvm.schedules.choose import choose
+from mercer.backends.tvm.schedules.common import Problem, Schedule
+from mercer.backends.tvm.target import Target
+from mercer.ir.graph import Constant
+from mercer.ir.index import Axis, Expr, Read, rebuild
+from mercer.ir.integers import IntExpr
+from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement
+from mercer.ir.types import Array, Data, TensorType
+
+ENTRY = "main"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the binary, in order of execution: the function, how it is scheduled, where it came from."""
+
+    function: str
+    target: str
+    family: str
+    detail: str
+    origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A shared library for TVM's virtual machine.
+
+    The function `entry` takes the arrays `arguments` (inputs, then parameters that were left open), then `constants`,
+    in order, and gives a tuple of `outputs`. `source` is the generated device code (CUDA) or None.
+    """
+
+    library: bytes
+    entry: str
+    arguments: tuple[str, ...]
+    constants: tuple[tuple[str, Array], ...]
+    outputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class _View:
+    """`target` is `operand` in another shape."""
+
+    target: str
+    operand: str
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class _Call:
+    """`target` is what `schedule` computes."""
+
+    target: str
+    schedule: Schedule
+    type: TensorType
+    origins: tuple[Origin, ...]
+
+
+def compile_nests(nests: Nests, target: Target) -> Compiled:
+    """Compile a program whose constants have data.
+
+    Raises UnsupportedError for what this backend does not know and TargetError-like MercerErrors from the toolchain.
+    """
+    plan = _Plan(nests, target)
+    for statement in plan.outputs_computed(nests):
+        plan.add(statement)
+    return plan.build()
+
+
+class _Plan:
+    """Scheduled statements, with what is known about every tensor so far."""
+
+    def __init__(self, nests: Nests, target: Target) -> None:
+        self.nests, self.target = nests, target
+        self.types = nests.types()
+        self.constants = {c.name: c for c in nests.constants}
+        self.calls: list[_View | _Call] = []
+
+    def outputs_computed(self, nests: Nests) -> list[Statement]:
+        """All statements; an output that is an argument or a repetition gets a copy of its own."""
+        given = {v.name for v in (*nests.inputs, *nests.parameters, *nests.constants)}
+        statements = list(nests.statements)
+        self.outputs: list[str] = []
+        for name in nests.outputs:
+            if name in given or name in self.outputs:
+                copy = f"{name}.output{len(self.outputs)}"
+                statements.append(_copy(copy, name, self.types[name]))
+                self.types[copy] = self.types[name]
+                name = copy
+            self.outputs.append(name)
+        return statements
+
+    def add(self, statement: Statement) -> None:
+        if isinstance(statement, Primitive):
+            self._add_primitive(statement)
+            return
+        problem = Problem(statement, self.types, self.constants, self.target)
+        schedule = cuda.plan(problem) if self.target.is_cuda else choose(problem)
+        for constant in schedule.constants:
+            self.constants[constant.name] = constant
+            self.types[constant.name] = constant.type
+        for nest in schedule.before:
+            if nest.target not in self.types:
+                self.types[nest.target] = nest.type
+                self.add(nest)
+        self.calls.append(_Call(statement.target, schedule, statement.type, statement.origins))
+
+    def _add_primitive(self, statement: Primitive) -> None:
+        if statement.name != "reshape":
+            place = f" at {statement.origins[0].span}" if statement.origins else ""
+            raise UnsupportedError(f"the tvm backend has no primitive {statement.name}{place}")
+        (operand,), (value,) = statement.operands, statement.targets
+        known = self.constants.get(operand)
+        if known is not None and known.data.array is not None:
+            array = known.data.array.reshape([size.value for size in value.type.shape])
+            self.constants[value.name] = Constant(value.name, value.type, Data(array))
+        else:
+            self.calls.append(_View(value.name, operand, value.type))
+
+    # --- to TVM -------------------------------------------------------------------------------------------------------
+
+    def build(self) -> Compiled:
+        used = {o.name for c in self.calls if isinstance(c, _Call) for o in function.operands(c.schedule, self.types)}
+        used |= {c.operand for c in self.calls if isinstance(c, _View)} | set(self.outputs)
+        constants = [c for c in self.constants.values() if c.name in used]
+        for constant in constants:
+            if constant.data.array is None:
+                raise UnsupportedError(f"constant %{constant.name} has no data: the IR was read without its weights")
+        arguments = [v.name for v in (*self.nests.inputs, *self.nests.parameters)]
+        module, steps = self._module(arguments, [c.name for c in constants])
+        with tvm.transform.PassContext(config=TIR_CONFIG):
+            executable = relax.build(module, self.target.tvm(), relax_pipeline=None, tir_pipeline=TIR_PIPELINE)
+        return Compiled(
+            library=_export(executable),
+            entry=ENTRY,
+            arguments=tuple(arguments),
+            constants=tuple((c.name, np.ascontiguousarray(c.data.array)) for c in constants if c.data.array is not None),
+            outputs=tuple(self.nests.outputs),
+            steps=tuple(steps),
+            source=cuda.source_of(executable) if self.target.is_cuda else None,
+        )
+
+    def _module(self, arguments: list[str], constants: list[str]) -> tuple[Any, list[Step]]:
+        builder = relax.BlockBuilder()
+        dims = {d: tirx.Var(d, "int64") for type in self.types.values() for size in type.shape for d in sorted(size.dims())}
+        sizes = Scope({}, dims, {}, {})
+
+        def tensor_type(type: TensorType) -> Any:
+            return relax.TensorType([sizes.integer(size) for size in type.shape], tir_type(type.dtype))
+
+        parameters = [relax.Var(f"v{i}", tensor_type(self.types[n])) for i, n in enumerate((*arguments, *constants))]
+        values: dict[str, Any] = dict(zip((*arguments, *constants), parameters, strict=True))
+        functions = _Functions(self.types, self.target)
+        steps: list[Step] = []
+        with builder.function(ENTRY, parameters):
+            with builder.dataflow():
+                for call in self.calls:
+                    if isinstance(call, _View):
+                        shape = [sizes.integer(size) for size in call.type.shape]
+                        values[call.target] = builder.emit(relax.op.reshape(values[call.operand], shape))
+                        continue
+                    name, operands = functions.get(call)
+                    types = [*(o.type for o in operands), call.type]
+                    extra = [dims[d] for d in function.dims_of(types, call.schedule.count)]
+                    args = [*(values[o.name] for o in operands), *extra]
+                    global_var = functions.declare(builder, name)
+                    values[call.target] = builder.emit(relax.call_tir(global_var, args, out_ty=tensor_type(call.type)))
+                    steps.append(Step(name, call.target, call.schedule.family, call.schedule.detail, call.origins))
+                result = builder.emit_output(relax.Tuple([values[name] for name in self.outputs]))
+            builder.emit_func_output(result)
+        with self.target.tvm():
+            module = relax_passes()(builder.get())
+        # Added last: the passes would make public entries of them.
+        return tvm.IRModule({**module.functions, **functions.private}, attrs=module.attrs), steps
+
+
+class _Functions:
+    """TIR functions by what they compute, so that equal nests share one."""
+
+    def __init__(self, types: dict[str, TensorType], target: Target) -> None:
+        self.types, self.target = types, target
+        self.by_content: dict[Any, str] = {}
+        self.entries: dict[str, Any] = {}
+        self.declared: dict[str, Any] = {}
+        self.private: dict[Any, Any] = {}
+
+    def get(self, call: _Call) -> tuple[str, tuple[function.Operand, ...]]:
+        """Name of the function that computes `call`, and its operands in order."""
+        operands = function.operands(call.schedule, self.types)
+        content = _content(call.schedule, operands, call.type)
+        if content not in self.by_content:
+            name = self.by_content[content] = self._name(call.origins)
+            build = cuda.build if self.target.is_cuda else function.build
+            for global_var, code in build(name, call.schedule, operands, call.type).items():
+                if global_var.name_hint == name:
+                    self.entries[name] = code
+                else:
+                    self.private[global_var] = code
+        return self.by_content[content], operands
+
+    def declare(self, builder: Any, name: str) -> Any:
+        if name not in self.declared:
+            self.declared[name] = builder.add_func(self.entries[name], name)
+        return self.declared[name]
+
+    def _name(self, origins: Iterable[Origin]) -> str:
+        operators = list(dict.fromkeys(re.sub(r"\W", "_", origin.operator) for origin in origins))[:4]
+        base = "_".join(operators) or "nest"
+        taken = set(self.by_content.values()) | {ENTRY}
+        names = (base if i == 0 else f"{base}_{i}" for i in range(len(taken) + 1))
+        return next(name for name in names if name not in taken)
+
+
+def _content(schedule: Schedule, operands: Iterable[function.Operand], output: TensorType) -> Any:
+    """Equal for schedules that compute the same of operands of the same types."""
+    names = {operand.name: f"p{i}" for i, operand in enumerate(operands)}
+
+    def renamed(expr: Expr) -> Expr:
+        if expr not in done:
+            new = rebuild(expr, renamed)
+            done[expr] = replace(new, tensor=names[new.tensor]) if isinstance(new, Read) else new
+        return done[expr]
+
+    done: dict[Expr, Expr] = {}
+    nest = schedule.nest
+    types = tuple(operand.type for operand in operands)
+    return schedule.family, schedule.detail, nest.axes, renamed(nest.body), types, output
+
+
+def _copy(target: str, source: str, type: TensorType) -> Nest:
+    axes = tuple(Axis(f"i{k}", size) for k, size in enumerate(type.shape))
+    body = Read(source, tuple(IntExpr.var(axis.name) for axis in axes), type.dtype)
+    return Nest(target, type, axes, body, ())
+
+
+def _export(executable: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="mercer-") as folder:
+        path = Path(folder) / "model.so"
+        executable.export_library(str(path))
+        return path.read_bytes()

@@ -1,0 +1,123 @@
+"""A scheduled nest as TIR functions: a body that does a range of outer iterations, and an entry that spreads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm.analysis import elements
+from mercer.backends.tvm.lower import Scope, Tensor, int64
+from mercer.backends.tvm.scalar import tir_type
+from mercer.backends.tvm.schedules.common import Schedule
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.index import reads
+from mercer.ir.integers import IntExpr
+from mercer.ir.types import TensorType
+
+GRAIN = 4000.0
+"""Nanoseconds of estimated work below which a thread is not worth waking."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor argument under the name by which the nest reads it."""
+
+    name: str
+    type: TensorType
+
+
+def operands(schedule: Schedule, types: dict[str, TensorType]) -> tuple[Operand, ...]:
+    """What the nest reads, in order of first use."""
+    names = dict.fromkeys(read.tensor for read in reads(schedule.nest.body))
+    return tuple(Operand(name, types[name]) for name in names)
+
+
+def dims_of(types: Sequence[TensorType], count: IntExpr) -> tuple[str, ...]:
+    found = {name for type in types for size in type.shape for name in size.dims()} | count.dims()
+    return tuple(sorted(found))
+
+
+def scope_of(buffers: dict[str, tuple[Any, TensorType]], dims: dict[str, TirExpr]) -> Scope:
+    """A scope without loop indices over flat views of the given data pointers."""
+    empty = Scope({}, dims, {}, {})
+    tensors: dict[str, Tensor] = {}
+    for name, (data, type) in buffers.items():
+        flat = T.decl_buffer((empty.integer(elements(type.shape)),), tir_type(type.dtype), data=data, layout=None)
+        tensors[name] = Tensor(flat, type)
+    return Scope(tensors, dims, {}, {})
+
+
+def build(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType) -> dict[Any, Any]:
+    """The functions of a CPU schedule by global name; the entry is called `name`.
+
+    The entry takes the inputs, then the symbolic dims in alphabetic order as int64, then the output.
+    """
+    dims = dims_of([*(o.type for o in inputs), output], schedule.count)
+    body = tvm.ir.GlobalVar(f"{name}_body")
+    entry = tvm.ir.GlobalVar(name)
+    return {body: _body(name, schedule, inputs, output, dims), entry: _entry(name, body, schedule, inputs, output, dims)}
+
+
+def _body(
+    name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType, dims: Sequence[str]
+) -> Any:
+    target = schedule.nest.target
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True, s_tir=False):
+            T.func_name(f"{name}_body")
+            T.func_attr({"tirx.noalias": True})
+            named = [*inputs, Operand(target, output)]
+            pointers = [T.arg(f"p{i}", T.ptr(tir_type(o.type.dtype))) for i, o in enumerate(named)]
+            sizes = {d: T.arg(d, tirx.Var(d, "int64")) for d in dims}
+            first, end = (T.arg(n, tirx.Var(n, "int64")) for n in ("first", "end"))
+            scope = scope_of({o.name: (p, o.type) for o, p in zip(named, pointers, strict=True)}, sizes)
+            with T.serial(first, end) as i:
+                schedule.emit(scope, i)
+    return builder.get()
+
+
+def _entry(
+    name: str, body: Any, schedule: Schedule, inputs: Sequence[Operand], output: TensorType, dims: Sequence[str]
+) -> Any:
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=False):
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tirx.noalias": True})
+            sizes = {d: tirx.Var(d, "int64") for d in dims}
+            empty = Scope({}, sizes, {}, {})
+            buffers = [T.arg(f"p{i}", argument(empty, o.type)) for i, o in enumerate(inputs)]
+            for d in dims:
+                T.arg(d, sizes[d])
+            buffers.append(T.arg("out", argument(empty, output)))
+            fixed = [b.data for b in buffers] + [sizes[d] for d in dims]
+            _spread(empty.integer(schedule.count), schedule, lambda lo, hi: T.evaluate(_call(body, [*fixed, lo, hi])))
+    return builder.get()
+
+
+def _call(callee: Any, arguments: Sequence[TirExpr]) -> Any:
+    return tvm.ir.Call(callee, arguments, ret_ty=tvm.ir.TupleType([]))
+
+
+def argument(empty: Scope, type: TensorType) -> Any:
+    return T.buffer([empty.integer(size) for size in type.shape], tir_type(type.dtype), layout=None)
+
+
+def _spread(total: TirExpr, schedule: Schedule, call: Any) -> None:
+    """Call the body once when the work is small, else in chunks on all threads."""
+    chunk = max(1, round(GRAIN / max(schedule.cost, 1e-3)))
+    if schedule.count.is_constant and schedule.count.value <= chunk:
+        call(int64(0), total)
+        return
+    with T.If(total <= int64(chunk)):
+        with T.Then():
+            call(int64(0), total)
+        with T.Else():
+            with T.parallel(int64(0), T.truncdiv(total + int64(chunk - 1), int64(chunk))) as c:
+                start = T.bind(c * int64(chunk))
+                call(start, tirx.min(start + int64(chunk), total))

@@ -1,0 +1,247 @@
+"""The scalar functions, literals and reducers of the IR in TIR, on scalars and vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.index import Const, Expr, Reducer
+from mercer.ir.types import DType
+from mercer.runtime.errors import MercerError
+
+TIR_TYPE = {
+    DType.F64: "float64",
+    DType.F32: "float32",
+    DType.F16: "float16",
+    DType.BF16: "bfloat16",
+    DType.I64: "int64",
+    DType.I32: "int32",
+    DType.I8: "int8",
+    DType.I4: "int8",
+    DType.BOOL: "bool",
+}
+"""How elements are held in memory."""
+
+
+class UnsupportedError(MercerError):
+    """Something that this backend cannot compile."""
+
+
+def tir_type(dtype: DType) -> str:
+    """Raises UnsupportedError for complex numbers."""
+    if dtype not in TIR_TYPE:
+        raise UnsupportedError(f"the tvm backend has no {dtype} tensors", hint="the torch backend computes with them")
+    return TIR_TYPE[dtype]
+
+
+def wide(dtype: DType) -> str:
+    """The type in which a value of `dtype` is computed: f16 and bf16 by way of float32, as in the reference."""
+    return "float32" if dtype in (DType.F16, DType.BF16) else tir_type(dtype)
+
+
+def literal(number: float | int | bool | complex, dtype: DType) -> TirExpr:
+    if isinstance(number, complex):
+        raise UnsupportedError("the tvm backend has no complex numbers")
+    return tirx.const(float(number) if dtype.is_float else (bool(number) if dtype is DType.BOOL else int(number)), tir_type(dtype))
+
+
+def convert(x: TirExpr, dtype: DType) -> TirExpr:
+    """To the stored type, as the `cast` of the IR does it."""
+    if dtype is DType.I4:
+        return vm.cast((((vm.cast(x, "int32") & 15) ^ 8) - 8), "int8")
+    if dtype is DType.BOOL and vm.element(x) != "bool":
+        return tirx.NE(x, vm.const(x, 0))
+    if dtype is DType.I8 and vm.element(x).startswith(("float", "bfloat")):
+        x = vm.cast(x, "int32")
+    return vm.cast(x, tir_type(dtype))
+
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+
+def function(name: str, values: Sequence[TirExpr], arguments: Sequence[Expr], dtype: DType) -> TirExpr:
+    """A function of `index.FUNCTIONS` applied to `values`; `arguments` are what they came from."""
+    width = max(map(vm.lanes, values))
+    if name == "cast":
+        return convert(values[0], dtype)
+    if name == "where":
+        return vm.select(truth(values[0]), values[1], values[2])
+    if name in _LOGICAL:
+        return _LOGICAL[name](*(vm.broadcast(truth(v), width) for v in values))
+    exact = [vm.broadcast(vm.cast(v, wide(a.dtype)), width) for v, a in zip(values, arguments, strict=True)]
+    if name == "pow" and isinstance(arguments[1], Const):
+        power = _constant_power(exact[0], arguments[1].number)
+        if power is not None:
+            return convert(power, dtype)
+    if name in _COMPARE:
+        return _COMPARE[name](*exact)
+    if arguments[0].dtype is DType.BOOL:
+        exact = [vm.cast(v, "int32") for v in exact]
+    table = _FLOAT if dtype.is_float else _INTEGER
+    if vm.element(exact[0]) == "float32" and name in vm.FAST:
+        result = vm.FAST[name](*exact)
+    elif name in table:
+        result = table[name](*exact)
+    else:
+        raise UnsupportedError(f"the tvm backend has no {name} of {dtype}")
+    return convert(result, dtype)
+
+
+def truth(x: TirExpr) -> TirExpr:
+    return x if vm.element(x) == "bool" else tirx.NE(x, vm.const(x, 0))
+
+
+def _constant_power(x: TirExpr, power: Any) -> TirExpr | None:
+    if power in (2, 3, 4):
+        square = vm.let(x * x)
+        return {2: square, 3: square * x, 4: square * square}[int(power)]
+    if power == 1:
+        return x
+    return tirx.sqrt(x) if power == 0.5 else None
+
+
+def _float_mod(a: TirExpr, b: TirExpr) -> TirExpr:
+    """The sign of the result is that of the divisor, as in NumPy."""
+    r = vm.let(_per_lane(tirx.fmod, a, b))
+    zero = vm.const(a, 0.0)
+    wrong = tirx.And(tirx.NE(r, zero), tirx.NE(r < zero, b < zero))
+    return vm.select(wrong, r + b, vm.with_sign(r, b) if vm.element(a) == "float32" else r)
+
+
+def _per_lane(f: Callable[..., TirExpr], *values: TirExpr) -> TirExpr:
+    """A function that LLVM has no vector form of."""
+    width = max(map(vm.lanes, values))
+    if width == 1:
+        return f(*values)
+    parts = [[tirx.Shuffle([v], [tirx.const(i, "int32")]) for v in values] for i in range(width)]
+    return tirx.Shuffle([f(*p) for p in parts], [tirx.const(i, "int32") for i in range(width)])
+
+
+def _float_floordiv(a: TirExpr, b: TirExpr) -> TirExpr:
+    return tirx.nearbyint((a - _float_mod(a, b)) / b)
+
+
+def _sign(x: TirExpr) -> TirExpr:
+    return vm.select(x > vm.const(x, 0), vm.const(x, 1), vm.select(x < vm.const(x, 0), vm.const(x, -1), x))
+
+
+def _integer_division(divide: Callable[..., TirExpr]) -> Callable[..., TirExpr]:
+    """Division by zero gives 0, as in NumPy."""
+
+    def guarded(a: TirExpr, b: TirExpr) -> TirExpr:
+        if vm.is_literal(b):
+            return divide(a, b)
+        zero = tirx.EQ(b, vm.const(b, 0))
+        return vm.select(zero, vm.const(a, 0), divide(a, vm.select(zero, vm.const(b, 1), b)))
+
+    return guarded
+
+
+def _integer_pow(a: TirExpr, b: TirExpr) -> TirExpr:
+    return vm.cast(tirx.nearbyint(tirx.pow(vm.cast(a, "float64"), vm.cast(b, "float64"))), vm.element(a))
+
+
+_LOGICAL: dict[str, Callable[..., TirExpr]] = {"and": tirx.And, "or": tirx.Or, "not": tirx.Not}
+
+_COMPARE: dict[str, Callable[..., TirExpr]] = {
+    "eq": tirx.EQ,
+    "ne": tirx.NE,
+    "lt": tirx.LT,
+    "le": tirx.LE,
+    "gt": tirx.GT,
+    "ge": tirx.GE,
+}
+
+_BOTH: dict[str, Callable[..., TirExpr]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "neg": lambda a: vm.const(a, 0) - a,
+    "abs": tirx.abs,
+    "sign": _sign,
+}
+
+_FLOAT: dict[str, Callable[..., TirExpr]] = {
+    **_BOTH,
+    "neg": lambda a: a * vm.const(a, -1.0),
+    "div": lambda a, b: a / b,
+    "floordiv": _float_floordiv,
+    "mod": _float_mod,
+    "pow": tirx.pow,
+    "min": vm.minimum,
+    "max": vm.maximum,
+    "floor": tirx.floor,
+    "ceil": tirx.ceil,
+    "round": tirx.nearbyint,
+    "trunc": tirx.trunc,
+    "sqrt": tirx.sqrt,
+    "rsqrt": lambda a: vm.const(a, 1.0) / tirx.sqrt(a),
+    "exp": tirx.exp,
+    "log": tirx.log,
+    "sin": tirx.sin,
+    "cos": tirx.cos,
+    **{
+        name: (lambda f: lambda *a: _per_lane(f, *a))(getattr(tirx, name))
+        for name in ("tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "erf", "log1p")
+    },
+    "expm1": lambda a: _per_lane(lambda x: T.call_pure_extern("float64", "expm1", x), a),
+    "sigmoid": lambda a: vm.const(a, 1.0) / (vm.const(a, 1.0) + tirx.exp(vm.const(a, 0.0) - a)),
+}
+"""Of float64, and of float32 where there is no entry in `vector_math.FAST`."""
+
+_INTEGER: dict[str, Callable[..., TirExpr]] = {
+    **_BOTH,
+    "floordiv": _integer_division(tirx.floordiv),
+    "mod": _integer_division(tirx.floormod),
+    "pow": _integer_pow,
+    "min": tirx.min,
+    "max": tirx.max,
+    **{name: (lambda a: a) for name in ("floor", "ceil", "round", "trunc")},
+}
+
+
+# --- reducers ---------------------------------------------------------------------------------------------------------
+
+
+def identity(reducer: Reducer, dtype: DType) -> TirExpr:
+    """The value of a reduction over nothing."""
+    kind = wide(dtype)
+    match reducer:
+        case Reducer.SUM | Reducer.PROD:
+            return tirx.const(0 if reducer is Reducer.SUM else 1, kind)
+        case Reducer.ANY | Reducer.ALL:
+            return tirx.const(reducer is Reducer.ALL, "bool")
+        case _:
+            lowest = reducer in (Reducer.MAX, Reducer.ARGMAX)
+            if dtype.is_float:
+                return tirx.const(-math.inf if lowest else math.inf, kind)
+            if dtype is DType.BOOL:
+                return tirx.const(not lowest, "bool")
+            return tirx.min_value(kind) if lowest else tirx.max_value(kind)
+
+
+def combine(reducer: Reducer, total: TirExpr, term: TirExpr) -> TirExpr:
+    is_float = vm.element(total).startswith("float")
+    match reducer:
+        case Reducer.SUM:
+            return total + term
+        case Reducer.PROD:
+            return total * term
+        case Reducer.ANY:
+            return tirx.Or(total, truth(term))
+        case Reducer.ALL:
+            return tirx.And(total, truth(term))
+        case Reducer.MAX | Reducer.MIN if vm.element(total) == "bool":
+            return (tirx.Or if reducer is Reducer.MAX else tirx.And)(total, term)
+        case Reducer.MAX:
+            return vm.maximum(total, term) if is_float else tirx.max(total, term)
+        case Reducer.MIN:
+            return vm.minimum(total, term) if is_float else tirx.min(total, term)
+        case Reducer.ARGMAX | Reducer.ARGMIN:
+            raise AssertionError("positions are reduced by Scope")

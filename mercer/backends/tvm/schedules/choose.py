@@ -1,0 +1,23 @@
+"""The family of a nest: contraction, reduce, pointwise, or generic with the reasons why it was none of these."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mercer.backends.tvm.schedules import contraction, generic, pointwise, reduce
+from mercer.backends.tvm.schedules.common import Problem, Schedule
+from mercer.backends.tvm.schedules.normalize import normalize
+from mercer.ir.index import Reduce, walk
+
+
+def choose(problem: Problem) -> Schedule:
+    problem = replace(problem, nest=normalize(problem.nest, problem.types))
+    reductions = any(isinstance(e, Reduce) for e in walk(problem.nest.body))
+    families = (contraction.plan, reduce.plan, pointwise.plan) if reductions else (pointwise.plan,)
+    reasons: list[str] = []
+    for plan in families:
+        found = plan(problem)
+        if isinstance(found, Schedule):
+            return found
+        reasons.append(f"not {found.family}: {found.reason}")
+    return generic.plan(problem, "; ".join(reasons))

@@ -1,0 +1,122 @@
+"""What all families share: the form of a schedule, costs, and the walk over outer loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.target import Target
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.graph import Constant
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, children
+from mercer.ir.integers import ONE, IntExpr
+from mercer.ir.nests import Nest
+from mercer.ir.types import TensorType
+
+TYPICAL = 64
+"""What a symbolic dim is taken to be when costs are compared."""
+
+SLOW_FUNCTIONS = frozenset(("exp", "expm1", "log", "log1p", "erf", "sigmoid", "sin", "cos", "tan", "tanh", "pow"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A nest to schedule, and what may be known about the tensors around it."""
+
+    nest: Nest
+    types: Mapping[str, TensorType]
+    constants: Mapping[str, Constant]
+    target: Target
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a nest is computed: `emit(scope, i)` writes the code of the outer iteration i of `count` independent ones.
+
+    `before` are nests to compute first (padded or repacked copies), `constants` the repacked constants; both are read
+    by `nest`, the form of the nest that `emit` implements. `cost` estimates one outer iteration in nanoseconds.
+    """
+
+    family: str
+    detail: str
+    nest: Nest
+    count: IntExpr
+    cost: float
+    emit: Callable[[Scope, TirExpr], None]
+    before: tuple[Nest, ...] = ()
+    constants: tuple[Constant, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a family does not take a nest."""
+
+    family: str
+    reason: str
+
+
+def size(value: IntExpr) -> int:
+    """The number, with TYPICAL for every symbolic dim."""
+    return int(value.evaluate(lambda _: TYPICAL))
+
+
+def volume(axes: Sequence[Axis]) -> int:
+    total = 1
+    for axis in axes:
+        total *= size(axis.extent)
+    return total
+
+
+@lru_cache(maxsize=1 << 14)
+def operations(expr: Expr) -> float:
+    """Rough number of scalar instructions for one value."""
+    inner = sum(map(operations, children(expr)))
+    match expr:
+        case Reduce(_, axes):
+            return volume(axes) * (inner + 1)
+        case Call(name):
+            return inner + (12 if name in SLOW_FUNCTIONS else 1)
+        case Read(_, indices):
+            return inner + (1 if expr.pad is None else 1 + 2 * len(indices))
+        case _:
+            return inner
+
+
+OUTER_COST = 1000.0
+"""Nanoseconds below which an outer iteration is made longer by taking inner loops into it."""
+
+
+def split(axes: Sequence[Axis], cost: float) -> tuple[tuple[Axis, ...], tuple[Axis, ...], float]:
+    """(outer axes, inner axes, cost of one outer iteration) for a body that costs `cost`."""
+    at = len(axes)
+    while at > 0 and cost < OUTER_COST and axes[at - 1].extent.is_constant:
+        at -= 1
+        cost *= max(1, axes[at].extent.value)
+    return tuple(axes[:at]), tuple(axes[at:]), cost
+
+
+def count(axes: Sequence[Axis]) -> IntExpr:
+    total = ONE
+    for axis in axes:
+        total = total * axis.extent
+    return total
+
+
+def unravel(scope: Scope, axes: Sequence[Axis], position: TirExpr) -> list[TirExpr]:
+    """The index of every axis at a row-major position."""
+    values: list[TirExpr] = []
+    for axis in reversed(axes[1:]):
+        extent = scope.integer(axis.extent)
+        values.append(T.bind(T.truncmod(position, extent)))
+        position = T.bind(T.truncdiv(position, extent))
+    return [*([position] if axes else []), *reversed(values)]
+
+
+def at_outer(scope: Scope, axes: Sequence[Axis], position: TirExpr) -> Scope:
+    return scope.inside(axes, unravel(scope, axes, position))
+
+

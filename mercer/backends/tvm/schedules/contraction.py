@@ -1,0 +1,182 @@
+"""Reductions with a register tile of outputs: matrix products, convolutions, pairwise distances.
+
+The outputs of a tile are computed together. Each step of the reduction loads every operand of the tile once and updates
+all accumulators, which stay in vector registers; the rest of the body is applied to them before they are stored.
+Before that, reads with pad are redirected to a padded copy, constants are repacked at compile time so that vectors are
+contiguous, and other tensors are repacked by a nest of their own where the reuse pays for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.analysis import flatten, free, free_in_integer, stride
+from mercer.backends.tvm.lower import Scope, int64, loops
+from mercer.backends.tvm.scalar import combine, convert, identity, wide
+from mercer.backends.tvm.schedules import operands, tile
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split, volume
+from mercer.backends.tvm.schedules.normalize import position
+from mercer.backends.tvm.schedules.tile import Access, Tile
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, walk
+from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.nests import Nest
+from mercer.ir.types import DType
+
+CYCLE = 0.35
+"""Nanoseconds."""
+
+
+def plan(problem: Problem) -> Schedule | Refusal:
+    reductions = list(dict.fromkeys(e for e in walk(problem.nest.body) if isinstance(e, Reduce)))
+    if refusal := _refuse(problem.nest, reductions):
+        return refusal
+    problem, padded = operands.padded(problem)
+    nest = problem.nest
+    reductions = [_ordered(e) for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce))]
+    steps = max(1, sum(volume(e.axes) for e in reductions))
+    accesses = [_access(read, problem, e) for e in reductions for read in dict.fromkeys(reads(e.body))]
+    calls = max(1, max(_calls(e.body) for e in reductions))
+    best = tile.best(nest.axes, accesses, calls, steps, problem.target)
+    if best is None:
+        return Refusal("contraction", "no output axis of constant extent for vectors")
+    if best.cost * problem.target.lanes > 8.0 * calls:
+        return Refusal("contraction", f"the best tile ({best}) would load more than it computes")
+    order = [*(axis.name for axis in nest.axes if axis.name != best.lane)]
+    problem, packed, constants = operands.repacked(problem, best, order, reductions)
+    return _schedule(problem, best, steps, (*padded, *packed), constants)
+
+
+def _schedule(
+    problem: Problem, best: Tile, steps: int, before: tuple[Nest, ...], constants: tuple[operands.Constant, ...]
+) -> Schedule:
+    nest = problem.nest
+    place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
+    tiled = [Axis(f"{axis.name}#", _tiles(axis, best)) for axis in nest.axes]
+    work = best.cost * CYCLE * steps * _tile_volume(best)
+    outer, inner, cost = split(tiled, work)
+
+    def emit(scope: Scope, at: TirExpr) -> None:
+        loops(at_outer(scope, outer, at), inner, lambda inside: _tile(inside, nest, best, place))
+
+    return Schedule("contraction", str(best), nest, count(outer), cost, emit, before, constants)
+
+
+def _tile_volume(best: Tile) -> int:
+    total = 1
+    for factor in best.factors.values():
+        total *= factor
+    return total
+
+
+def _tiles(axis: Axis, best: Tile) -> IntExpr:
+    """How many tiles an axis has; a symbolic one ends with single elements."""
+    factor = best.factors.get(axis.name, 1)
+    if axis.extent.is_constant:
+        return IntExpr.constant(-(-axis.extent.value // factor))
+    return axis.extent // factor + axis.extent % factor
+
+
+def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr) -> None:
+    """One tile: its first element on every axis, then the code for its size."""
+    starts: list[TirExpr] = []
+    ragged: tuple[TirExpr, Axis] | None = None
+    for axis in nest.axes:
+        number, factor = scope.indices[f"{axis.name}#"], best.factors.get(axis.name, 1)
+        start = number * int64(factor)
+        if axis.extent.is_constant:
+            last = axis.extent.value - factor
+            start = start if axis.extent.value % factor == 0 else T.min(start, int64(last))
+        elif factor > 1:
+            whole = scope.integer(axis.extent // factor)
+            start = T.min(start, number + whole * int64(factor - 1))
+            ragged = number < whole, axis
+        starts.append(vm.let(start))
+    inside = scope.inside(nest.axes, starts)
+    if ragged is None:
+        _micro_kernel(inside, nest, best, best.factors, place)
+        return
+    whole_tile, axis = ragged
+    with T.If(whole_tile):
+        with T.Then():
+            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, best.factors, place)
+        with T.Else():
+            single = {**best.factors, axis.name: 1}
+            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, single, place)
+
+
+def _micro_kernel(scope: Scope, nest: Nest, best: Tile, factors: dict[str, int], place: IntExpr) -> None:
+    """All outputs of a tile: accumulate, finish, store."""
+    extent = next(axis.extent for axis in nest.axes if axis.name == best.lane)
+    scope = replace(
+        scope.vector(best.lane, scope.indices[best.lane], best.width, (ZERO, extent - 1)), offsets={}
+    )
+    steps = [range(0, k, best.width if name == best.lane else 1) for name, k in factors.items()]
+    offsets = [dict(zip(factors, combination, strict=True)) for combination in itertools.product(*steps)]
+    for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)):
+        _accumulate(scope, _ordered(e), e, offsets, best.width)
+    for offset in offsets:
+        at = scope.at(offset)
+        at.store(scope.tensors[nest.target], place, at.value(nest.body))
+
+
+def _accumulate(scope: Scope, e: Reduce, key: Reduce, offsets: Sequence[dict[str, int]], width: int) -> None:
+    """Leave the value of the reduction for every element of the tile in `scope.done`."""
+    dtype = wide(e.dtype)
+    totals = [scope.registers(width, dtype) for _ in offsets]
+    everything = T.ramp(0, 1, width)
+    for total in totals:
+        T.buffer_store(total, vm.broadcast(identity(e.reducer, e.dtype), width), [everything])
+
+    def step(inside: Scope) -> None:
+        for total, offset in zip(totals, offsets, strict=True):
+            term = vm.broadcast(vm.cast(inside.at(offset).value(e.body), dtype), width)
+            T.buffer_store(total, combine(e.reducer, total[everything], term), [everything])
+
+    loops(scope, e.axes, step)
+    for total, offset in zip(totals, offsets, strict=True):
+        at = scope.at(offset)
+        at.done[at.key(key, free(key))] = vm.let(convert(total[everything], e.dtype))
+
+
+def _ordered(e: Reduce) -> Reduce:
+    """The longest axis innermost, so that loop overhead is paid least."""
+    return replace(e, axes=tuple(sorted(e.axes, key=lambda axis: volume([axis]))))
+
+
+def _access(read: Read, problem: Problem, e: Reduce) -> Access:
+    index = position(read, problem.types[read.tensor])
+    inner = [read.indices] if read.pad is not None else []
+    names = free(read)
+    strides = {name: None if inner else stride(index, name) for name in sorted(names)}
+    return Access(read.tensor, strides, operands.is_movable(read, problem, e))
+
+
+def _calls(body: Expr) -> int:
+    """Vector operations of one step; the product of a sum is one with it."""
+    total = operations(body) - sum(1 for _ in dict.fromkeys(reads(body)))
+    return max(1, round(total))
+
+
+def _refuse(nest: Nest, reductions: Sequence[Reduce]) -> Refusal | None:
+    if not nest.axes:
+        return Refusal("contraction", "a single number")
+    if nest.type.dtype is DType.BOOL:
+        return Refusal("contraction", "bool elements are stored one by one")
+    for e in reductions:
+        if e.reducer in (Reducer.ARGMAX, Reducer.ARGMIN, Reducer.ANY, Reducer.ALL):
+            return Refusal("contraction", f"{e.reducer.value} has no vector form")
+        if any(not free_in_integer(axis.extent) == frozenset() for axis in e.axes):
+            return Refusal("contraction", "a reduction whose extent depends on an index")
+        if any(isinstance(c, Read | Call) and c.dtype is DType.BOOL for c in [e.body]):
+            return Refusal("contraction", "a reduction of bool elements")
+    if any(read.dtype is DType.BOOL for read in reads(nest.body)):
+        return Refusal("contraction", "bool elements are read one by one")
+    return None
+
+

@@ -1,0 +1,98 @@
+"""Reductions along memory: vectors of partial results over the last axis of the reduction, combined at the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.analysis import flatten, free, stride
+from mercer.backends.tvm.lower import Scope, int64, loops
+from mercer.backends.tvm.scalar import combine, convert, identity, wide
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split
+from mercer.backends.tvm.schedules.normalize import position
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.index import Axis, Call, Reduce, Reducer, reads, walk
+from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.types import DType
+
+CHAINS = 4
+"""Independent partial results, which hide the latency of an addition."""
+
+
+def plan(problem: Problem) -> Schedule | Refusal:
+    nest, target = problem.nest, problem.target
+    along: dict[Reduce, Axis] = {}
+    for e in walk(nest.body):
+        if isinstance(e, Reduce):
+            axis = _axis(e, problem)
+            if isinstance(axis, Refusal):
+                return axis
+            along[e] = axis
+    cost = operations(nest.body) / target.lanes + 4.0
+    outer, inner, cost = split(nest.axes, cost)
+    place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
+
+    def emit(scope: Scope, at: TirExpr) -> None:
+        def element(scope: Scope) -> None:
+            for e, axis in along.items():
+                scope.done[scope.key(e, free(e))] = vm.let(_total(scope, e, axis, target.lanes))
+            scope.store(scope.tensors[nest.target], place, scope.value(nest.body))
+
+        loops(at_outer(scope, outer, at), inner, lambda inside: element(replace(inside, done={}, outer=inside)))
+
+    names = ", ".join(axis.name for axis in along.values())
+    return Schedule("reduce", f"vectors along {names}", nest, count(outer), cost, emit)
+
+
+def _axis(e: Reduce, problem: Problem) -> Axis | Refusal:
+    """The axis along which everything that the reduction reads is contiguous or constant."""
+    if e.reducer not in (Reducer.SUM, Reducer.PROD, Reducer.MAX, Reducer.MIN):
+        return Refusal("reduce", f"{e.reducer.value} has no vector form")
+    if any(isinstance(x, Call) and x.dtype is DType.BOOL for x in walk(e.body)) or e.dtype is DType.BOOL:
+        return Refusal("reduce", "bool elements are reduced one by one")
+    inside = tuple(reads(e.body))
+    for axis in reversed(e.axes):
+        if axis.extent.is_constant and axis.extent.value < problem.target.lanes:
+            continue
+        steps = [
+            None if r.pad is not None or r.dtype is DType.BOOL else stride(position(r, problem.types[r.tensor]), axis.name)
+            for r in inside
+        ]
+        if 1 in steps and all(step in (0, 1) for step in steps):
+            return axis
+    return Refusal("reduce", f"no axis of {e.reducer.value} of at least {problem.target.lanes} elements is contiguous")
+
+
+def _total(scope: Scope, e: Reduce, axis: Axis, width: int) -> TirExpr:
+    dtype = wide(e.dtype)
+    extent = vm.let(scope.integer(axis.extent))
+    chains = CHAINS if not axis.extent.is_constant else max(1, min(CHAINS, axis.extent.value // width))
+    totals = [scope.registers(width, dtype) for _ in range(chains)]
+    last = scope.registers(1, dtype)
+    whole, start = T.ramp(int64(0), int64(1), width), identity(e.reducer, e.dtype)
+    for total in totals:
+        T.buffer_store(total, vm.broadcast(start, width), [whole])
+    T.buffer_store(last, start, [int64(0)])
+    block = int64(chains * width)
+    blocks = vm.let(T.truncdiv(extent, block))
+    limits = ZERO, axis.extent - 1
+
+    def row(inside: Scope) -> None:
+        with T.serial(int64(0), blocks) as i:
+            for k, total in enumerate(totals):
+                at = inside.vector(axis.name, vm.let(i * block + int64(k * width)), width, limits)
+                term = vm.broadcast(vm.cast(at.value(e.body), dtype), width)
+                T.buffer_store(total, combine(e.reducer, total[whole], term), [whole])
+        with T.serial(int64(0), extent - blocks * block) as i:
+            at = inside.inside([axis], [vm.let(i + blocks * block)])
+            T.buffer_store(last, combine(e.reducer, last[int64(0)], vm.cast(at.value(e.body), dtype)), [int64(0)])
+
+    loops(scope, [other for other in e.axes if other != axis], row)
+    for total in totals[1:]:
+        T.buffer_store(totals[0], combine(e.reducer, totals[0][whole], total[whole]), [whole])
+    result = last[int64(0)]
+    for k in range(width):
+        result = vm.let(combine(e.reducer, result, totals[0][int64(k)]))
+    return convert(result, e.dtype)

@@ -1,0 +1,292 @@
+"""Elementary functions of float32 as polynomials in TIR, on scalars and on vectors alike.
+
+TVM's own `exp`, `sin`, ... become one libm call per lane. These forms vectorize; errors in ulp of the correctly rounded
+result are measured in tests/backends/test_tvm_math.py. NaN goes in, NaN comes out. Coefficients: Cephes single
+precision (exp, log, atan, asin), SLEEF (sin), N. Juffa (erf).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+TirExpr: TypeAlias = Any
+
+LOG2_E = 1.44269504088896341
+LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
+ROUNDER = 12582912.0
+"""1.5 * 2^23: adding it to a float32 of magnitude below 2^22 rounds to an integer, left in the low mantissa bits."""
+
+
+def lanes(x: TirExpr) -> int:
+    """1 for a scalar."""
+    _, _, count = str(x.ty).partition("x")
+    return int(count) if count else 1
+
+
+def element(x: TirExpr) -> str:
+    """`float32` for `float32x8`."""
+    return str(x.ty).partition("x")[0]
+
+
+def like(x: TirExpr, dtype: str) -> str:
+    """`dtype` with as many lanes as `x`."""
+    return dtype if lanes(x) == 1 else f"{dtype}x{lanes(x)}"
+
+
+def cast(x: TirExpr, dtype: str) -> TirExpr:
+    return x if element(x) == dtype else tirx.Cast(like(x, dtype), x)
+
+
+def bits(x: TirExpr) -> TirExpr:
+    """The float32 as int32."""
+    return tirx.reinterpret(like(x, "int32"), x)
+
+
+def from_bits(x: TirExpr) -> TirExpr:
+    return tirx.reinterpret(like(x, "float32"), x)
+
+
+def select(condition: TirExpr, then: TirExpr, otherwise: TirExpr) -> TirExpr:
+    width = max(lanes(condition), lanes(then), lanes(otherwise))
+    return tirx.Select(*(broadcast(e, width) for e in (condition, then, otherwise)))
+
+
+def broadcast(x: TirExpr, width: int) -> TirExpr:
+    return x if lanes(x) == width else tirx.Broadcast(x, width)
+
+
+def const(x: TirExpr, value: float) -> TirExpr:
+    """The number as a constant of the type of `x`."""
+    return broadcast(tirx.const(value, element(x)), lanes(x))
+
+
+def let(x: TirExpr) -> TirExpr:
+    """A name for a value that is used more than once; TVM takes none for vectors of bool."""
+    return x if element(x) == "bool" and lanes(x) > 1 else T.bind(x)
+
+
+def polynomial(x: TirExpr, coefficients: Sequence[float]) -> TirExpr:
+    """Horner's scheme, highest power first."""
+    result = const(x, coefficients[0])
+    for c in coefficients[1:]:
+        result = result * x + const(x, c)
+    return result
+
+
+def clamp(x: TirExpr, low: float, high: float) -> TirExpr:
+    x = let(select(x < const(x, low), const(x, low), x))
+    return let(select(x > const(x, high), const(x, high), x))
+
+
+def maximum(a: TirExpr, b: TirExpr) -> TirExpr:
+    """NaN when either is NaN; one instruction when one of the two is a constant."""
+    return _extremum(a, b, lambda p, q: p > q)
+
+
+def minimum(a: TirExpr, b: TirExpr) -> TirExpr:
+    return _extremum(a, b, lambda p, q: p < q)
+
+
+def _extremum(a: TirExpr, b: TirExpr, better: Any) -> TirExpr:
+    if is_literal(a):
+        return select(better(a, b), a, b)
+    if is_literal(b):
+        return select(better(b, a), b, a)
+    return select(tirx.NE(a, a), a, select(better(a, b), a, b))
+
+
+def is_literal(x: TirExpr) -> bool:
+    return isinstance(x.value if isinstance(x, tirx.Broadcast) else x, tirx.FloatImm | tirx.IntImm)
+
+
+def magnitude(x: TirExpr) -> TirExpr:
+    return let(tirx.abs(x))
+
+
+def with_sign(x: TirExpr, sign: TirExpr) -> TirExpr:
+    """|x| with the sign of `sign`, also that of a negative zero."""
+    return from_bits((bits(x) & 0x7FFFFFFF) | (bits(sign) & tirx.const(-0x80000000, "int32")))
+
+
+def _reduced(x: TirExpr) -> tuple[TirExpr, TirExpr]:
+    """(n as int32, r) with x = n ln 2 + r, |r| <= ln(2)/2."""
+    shifted = let(bits(x * const(x, LOG2_E) + const(x, ROUNDER)))
+    n = let(from_bits(shifted) - const(x, ROUNDER))
+    r = let((x - n * const(x, LN2_HIGH)) - n * const(x, LN2_LOW))
+    return let(shifted - 0x4B400000), r
+
+
+def _power_of_two(n: TirExpr) -> TirExpr:
+    return from_bits((n + 127) << tirx.const(23, "int32"))
+
+
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+
+
+def exp(x: TirExpr) -> TirExpr:
+    """Overflow gives infinity; results below the normal range are rounded to denormals."""
+    n, r = _reduced(clamp(x, -104.0, 89.0))
+    p = polynomial(r, _EXP) * (r * r) + r + const(x, 1.0)
+    half = let(n >> tirx.const(1, "int32"))
+    return (p * _power_of_two(half)) * _power_of_two(n - half)
+
+
+def expm1(x: TirExpr) -> TirExpr:
+    n, r = _reduced(clamp(x, -20.0, 89.0))
+    p = polynomial(r, _EXP) * (r * r) + r
+    scale = let(_power_of_two(n - 1))
+    result = let(scale * p + (scale - const(x, 0.5)))
+    return select(tirx.EQ(n, 0 * n), p, result + result)
+
+
+def sigmoid(x: TirExpr) -> TirExpr:
+    return const(x, 1.0) / (const(x, 1.0) + exp(const(x, 0.0) - x))
+
+
+def tanh(x: TirExpr) -> TirExpr:
+    t = let(expm1(magnitude(x) * const(x, -2.0)))
+    return with_sign(t / (t + const(x, 2.0)), x)
+
+
+def sinh(x: TirExpr) -> TirExpr:
+    a = magnitude(x)
+    t = let(expm1(a - select(a > const(x, 80.0), const(x, 1.0), const(x, 0.0))))
+    large = const(x, math.e / 2) * t
+    return with_sign(select(a > const(x, 80.0), large, const(x, 0.5) * (t + t / (t + const(x, 1.0)))), x)
+
+
+def cosh(x: TirExpr) -> TirExpr:
+    half = let(const(x, 0.5) * exp(magnitude(x) - const(x, 1.0)))
+    return const(x, math.e) * half + const(x, 0.25 / math.e) / half
+
+
+_LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1)
+_LOG += (-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
+_SQRT_HALF_BITS = 0x3F3504F3
+
+
+def log(x: TirExpr) -> TirExpr:
+    """-inf at 0, NaN below."""
+    small = let(x < const(x, 1.17549435e-38))
+    scaled = let(bits(select(small, x * const(x, 8388608.0), x)) - _SQRT_HALF_BITS)
+    e = let(cast(scaled >> tirx.const(23, "int32"), "float32") - select(small, const(x, 23.0), const(x, 0.0)))
+    f = let(from_bits((scaled & 0x7FFFFF) + _SQRT_HALF_BITS) - const(x, 1.0))
+    z = let(f * f)
+    y = polynomial(f, _LOG) * f * z + e * const(x, LN2_LOW) - const(x, 0.5) * z
+    result = f + y + e * const(x, LN2_HIGH)
+    infinity, nan = const(x, math.inf), const(x, math.nan)
+    result = select(x < infinity, result, x)
+    return select(x > const(x, 0.0), result, select(tirx.EQ(x, const(x, 0.0)), const(x, -math.inf), nan))
+
+
+def log1p(x: TirExpr) -> TirExpr:
+    """log(u) x / (u - 1) with u = 1 + x, which repairs the rounding of u."""
+    u = let(x + const(x, 1.0))
+    d = let(from_bits(bits(u)) - const(x, 1.0))
+    quotient = log(u) * (x / d)
+    exact = tirx.EQ(d, const(x, 0.0))
+    large = tirx.Not(magnitude(x) < const(x, 1e30))
+    return select(exact, x, select(large, log(u), quotient))
+
+
+_SIN = (2.6083159809786593541503e-06, -0.0001981069071916863322258, 0.00833307858556509017944336)
+_SIN += (-0.166666597127914428710938,)
+_PI_HIGH, _PI_LOW = 3.141592653589793116, 1.2246467991473532e-16
+
+
+def sin(x: TirExpr) -> TirExpr:
+    """The reduction by pi is done in float64 and is good to |x| about 1e9."""
+    return _sine_after(x, 0.0)
+
+
+def cos(x: TirExpr) -> TirExpr:
+    return _sine_after(x, 0.5)
+
+
+def _sine_after(x: TirExpr, turn: float) -> TirExpr:
+    """sin(x + turn * pi)"""
+    wide = let(cast(x, "float64"))
+    n = let(tirx.nearbyint(wide * const(wide, 1 / math.pi) + const(wide, turn)))
+    shift = let(n - const(wide, turn))
+    r = let(cast(wide - shift * const(wide, _PI_HIGH) - shift * const(wide, _PI_LOW), "float32"))
+    odd = n - const(wide, 2.0) * tirx.floor(n * const(wide, 0.5))
+    sign = cast(const(wide, 1.0) - const(wide, 2.0) * odd, "float32")
+    s = let(r * r)
+    return (polynomial(s, _SIN) * (s * r) + r) * sign
+
+
+def tan(x: TirExpr) -> TirExpr:
+    return sin(x) / cos(x)
+
+
+def erf(x: TirExpr) -> TirExpr:
+    """Two polynomials that meet at |x| = 475/512."""
+    t, s = magnitude(x), let(x * x)
+    tail = (-1.72853470e-5, 3.83197126e-4), (-3.88396438e-3, 2.42546219e-2)
+    r = let(polynomial(t, tail[0]) * s + polynomial(t, tail[1]))
+    r = ((r * t + const(x, -1.06777877e-1)) * t + const(x, -6.34846687e-1)) * t + const(x, -1.28717512e-1)
+    outer = with_sign(const(x, 1.0) - exp(r * t - t), x)
+    inner = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
+    return select(t > const(x, 0.927734375), outer, polynomial(s, inner) * x + x)
+
+
+_ATAN = (8.05374449538e-2, -1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1)
+
+
+def atan(x: TirExpr) -> TirExpr:
+    a = magnitude(x)
+    far, middle = let(a > const(x, 2.414213562373095)), let(a > const(x, 0.4142135623730950))
+    one = const(x, 1.0)
+    t = let(select(far, const(x, -1.0) / a, select(middle, (a - one) / (a + one), a)))
+    base = select(far, const(x, math.pi / 2), select(middle, const(x, math.pi / 4), const(x, 0.0)))
+    z = let(t * t)
+    return with_sign(base + (polynomial(z, _ATAN) * z * t + t), x)
+
+
+def atan2(y: TirExpr, x: TirExpr) -> TirExpr:
+    a, b = magnitude(y), magnitude(x)
+    equal, steep = let(tirx.EQ(a, b)), let(a > b)
+    ratio = select(steep, b, a) / select(steep, a, b)
+    ratio = select(equal, select(tirx.EQ(a, const(a, 0.0)), a, const(a, 1.0)), ratio)
+    angle = let(atan(ratio))
+    angle = let(select(steep, const(x, math.pi / 2) - angle, angle))
+    negative = bits(x) < 0 * bits(x)
+    return with_sign(select(negative, const(x, math.pi) - angle, angle), y)
+
+
+_ASIN = (4.2163199048e-2, 2.4181311049e-2, 4.5470025998e-2, 7.4953002686e-2, 1.6666752422e-1)
+
+
+def _asin_pieces(x: TirExpr) -> tuple[TirExpr, TirExpr]:
+    """(whether |x| > 1/2, asin of |x| or of sqrt((1 - |x|) / 2))"""
+    a = magnitude(x)
+    outer = let(a > const(x, 0.5))
+    z = let(select(outer, const(x, 0.5) * (const(x, 1.0) - a), a * a))
+    t = let(select(outer, tirx.sqrt(z), a))
+    return outer, let(polynomial(z, _ASIN) * z * t + t)
+
+
+def asin(x: TirExpr) -> TirExpr:
+    outer, angle = _asin_pieces(x)
+    return with_sign(select(outer, const(x, math.pi / 2) - const(x, 2.0) * angle, angle), x)
+
+
+def acos(x: TirExpr) -> TirExpr:
+    outer, angle = _asin_pieces(x)
+    double = let(angle + angle)
+    negative = let(bits(x) < 0 * bits(x))
+    far = select(negative, const(x, math.pi) - double, double)
+    near = const(x, math.pi / 2) - select(negative, const(x, 0.0) - angle, angle)
+    return select(outer, far, near)
+
+
+FAST = {
+    f.__name__: f
+    for f in (exp, expm1, log, log1p, sigmoid, tanh, sinh, cosh, sin, cos, tan, erf, atan, asin, acos, atan2)
+}
+"""By the name that the function has in the IR."""
