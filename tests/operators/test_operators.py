@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
+from mercer.ir.integers import IntExpr
 from mercer.ir.spans import NOWHERE
 from mercer.ir.types import DType, TensorType
-from mercer.ir.integers import IntExpr
 from mercer.runtime.errors import MercerError
 from tests.operators.records import RECORDS, Bad, Record
 from tests.operators.records.record import Array

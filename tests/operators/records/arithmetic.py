@@ -11,11 +11,10 @@ from tests.operators.records.record import Operand, Record, bad, booleans, given
 SPECIAL = given([-2.5, -1.5, -0.5, -0.0, 0.0, 0.5, 1.5, 2.5])
 
 
-def unary(
-    name: str, reference: Callable[..., torch.Tensor], *operands: Operand, differentiable: bool = True
-) -> Record:
-    return Record(name, tuple(sample(x) for x in operands or (normal(2, 3), normal())), reference,
-                  differentiable=differentiable)  # fmt: skip
+def unary(name: str, reference: Callable[..., torch.Tensor], *operands: Operand, differentiable: bool = True) -> Record:
+    return Record(
+        name, tuple(sample(x) for x in operands or (normal(2, 3), normal())), reference, differentiable=differentiable
+    )
 
 
 def binary(
@@ -109,7 +108,11 @@ RECORDS: tuple[Record, ...] = (
     ),
     Record(
         "cast",
-        (sample(SPECIAL, dtype="i32"), sample(integers(5, low=-3, high=4), dtype="bool"), sample(booleans(6), dtype="f32")),
+        (
+            sample(SPECIAL, dtype="i32"),
+            sample(integers(5, low=-3, high=4), dtype="bool"),
+            sample(booleans(6), dtype="f32"),
+        ),
         lambda x, dtype: x.to({"i32": torch.int32, "bool": torch.bool, "f32": torch.float32}[dtype]),
         (bad("name of an element type", (3,), dtype="f31"),),
         differentiable=False,

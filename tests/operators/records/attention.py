@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from tests.operators.records.record import Record, bad, normal, sample
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None, causal: bool = False
-              ) -> torch.Tensor:  # fmt: skip
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None, causal: bool = False
+) -> torch.Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
 
 

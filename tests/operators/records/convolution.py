@@ -40,8 +40,14 @@ def flex_kernel(values: torch.Tensor, center: torch.Tensor, deviation: torch.Ten
     return values * torch.exp(normal_.log_prob(grid) - normal_.log_prob(center))
 
 
-def flex_conv(x: torch.Tensor, values: torch.Tensor, center: torch.Tensor, deviation: torch.Tensor, pad: int = 0,
-              **attributes: Any) -> torch.Tensor:  # fmt: skip
+def flex_conv(
+    x: torch.Tensor,
+    values: torch.Tensor,
+    center: torch.Tensor,
+    deviation: torch.Tensor,
+    pad: int = 0,
+    **attributes: Any,
+) -> torch.Tensor:
     return F.conv2d(x, flex_kernel(values, center, deviation), padding=pad, **attributes)
 
 
@@ -134,8 +140,14 @@ RECORDS: tuple[Record, ...] = (
         "flex_conv2d",
         (
             sample(normal(2, 3, 6, 6), normal(4, 3, 5, 5), normal(2, scale=0.3), uniform(2, low=0.3, high=1.0), pad=2),
-            sample(normal(2, 3, 6, 6), normal(3, 1, 3, 5), normal(2, scale=0.3), uniform(2, low=0.3, high=1.0),
-                   stride=2, groups=3),  # fmt: skip
+            sample(
+                normal(2, 3, 6, 6),
+                normal(3, 1, 3, 5),
+                normal(2, scale=0.3),
+                uniform(2, low=0.3, high=1.0),
+                stride=2,
+                groups=3,
+            ),
         ),
         flex_conv,
         (bad("weight takes 2 channels (groups = 1); input has 3", (1, 3, 8, 8), (4, 2, 3, 3), (2,), (2,)),),

@@ -45,7 +45,9 @@ KERNELS: dict[str, Callable[..., Array]] = {
     "matern52": lambda x, y, length=1.0: Matern(length, nu=2.5)(x, y),
     "polynomial": lambda x, y, degree=3, gamma=1.0, offset=1.0: pairwise.polynomial_kernel(x, y, degree, gamma, offset),
     "arc_cosine": arc_cosine,
-    "inverse_multiquadric": lambda x, y, epsilon=1.0: 1 / np.sqrt(1 + epsilon**2 * pairwise.euclidean_distances(x, y) ** 2),
+    "inverse_multiquadric": lambda x, y, epsilon=1.0: (
+        1 / np.sqrt(1 + epsilon**2 * pairwise.euclidean_distances(x, y) ** 2)
+    ),
     "rational_quadratic": lambda x, y, alpha=1.0, length=1.0: RationalQuadratic(length, alpha)(x, y),
 }
 
@@ -76,8 +78,9 @@ def basis(x: torch.Tensor, grid: int = 5, order: int = 3, low: float = -1.0, hig
     return np.stack([np.nan_to_num(s(x.numpy())) for s in splines], axis=-1)
 
 
-def kan(x: torch.Tensor, base: torch.Tensor, spline: torch.Tensor, order: int = 3, low: float = -1.0, high: float = 1.0
-        ) -> Array:  # fmt: skip
+def kan(
+    x: torch.Tensor, base: torch.Tensor, spline: torch.Tensor, order: int = 3, low: float = -1.0, high: float = 1.0
+) -> Array:
     values = basis(x, spline.shape[-1] - order, order, low, high)
     return np.einsum("od,...d->...o", base, torch.nn.functional.silu(x)) + np.einsum("odm,...dm->...o", spline, values)
 
@@ -104,10 +107,15 @@ def grams() -> tuple[Sample, ...]:
 
 
 RECORDS: tuple[Record, ...] = (
-    Record("kernel_matrix", grams(), gram, (bad("`centers` has size 2 along axis 1; `d` = 3", (4, 3), (5, 2),
-                                               kernel=kernel("gaussian")),
-                                           bad("orders 0, 1 and 2, not 3", (4, 3), (5, 3),
-                                               kernel=kernel("arc_cosine", order=3)))),  # fmt: skip
+    Record(
+        "kernel_matrix",
+        grams(),
+        gram,
+        (
+            bad("`centers` has size 2 along axis 1; `d` = 3", (4, 3), (5, 2), kernel=kernel("gaussian")),
+            bad("orders 0, 1 and 2, not 3", (4, 3), (5, 3), kernel=kernel("arc_cosine", order=3)),
+        ),
+    ),
     Record(
         "kernel_machine",
         (
@@ -115,9 +123,7 @@ RECORDS: tuple[Record, ...] = (
             sample(*POINTS, normal(2, 5), kernel=kernel("matern52")),
         ),
         expansion,
-        (
-            bad("`weight` has size 6 along axis 1; `m` = 5", (4, 3), (5, 3), (2, 6), kernel=kernel("gaussian")),
-        ),
+        (bad("`weight` has size 6 along axis 1; `m` = 5", (4, 3), (5, 3), (2, 6), kernel=kernel("gaussian")),),
     ),
     Record(
         "random_fourier_features",

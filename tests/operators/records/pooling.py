@@ -27,8 +27,11 @@ SIZES = (bad("size is 0", (1, 2, 9, 9), size=0),)
 
 
 RECORDS: tuple[Record, ...] = (
-    Record("max_pool1d", (sample(normal(2, 3, 9), k=2), sample(normal(2, 3, 9), k=3, stride=2, pad=1, dilation=2)),
-           pooling(F.max_pool1d)),  # fmt: skip
+    Record(
+        "max_pool1d",
+        (sample(normal(2, 3, 9), k=2), sample(normal(2, 3, 9), k=3, stride=2, pad=1, dilation=2)),
+        pooling(F.max_pool1d),
+    ),
     Record(
         "max_pool2d",
         (
@@ -40,8 +43,11 @@ RECORDS: tuple[Record, ...] = (
         REFUSED,
     ),
     Record("max_pool3d", (sample(normal(1, 2, 4, 5, 6), k=(2, 3, 2), stride=(1, 2, 2), pad=1),), pooling(F.max_pool3d)),
-    Record("avg_pool1d", (sample(normal(2, 3, 9), k=2), sample(normal(2, 3, 9), k=3, pad=1, count_include_pad=False)),
-           pooling(F.avg_pool1d)),  # fmt: skip
+    Record(
+        "avg_pool1d",
+        (sample(normal(2, 3, 9), k=2), sample(normal(2, 3, 9), k=3, pad=1, count_include_pad=False)),
+        pooling(F.avg_pool1d),
+    ),
     Record(
         "avg_pool2d",
         (
@@ -60,8 +66,9 @@ RECORDS: tuple[Record, ...] = (
         ),
         pooling(F.avg_pool3d),
     ),
-    Record("adaptive_avg_pool1d", (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)),
-           lambda x, size: F.adaptive_avg_pool1d(x, size)),  # fmt: skip
+    Record(
+        "adaptive_avg_pool1d", (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)), F.adaptive_avg_pool1d
+    ),
     Record(
         "adaptive_avg_pool2d",
         (
@@ -69,15 +76,16 @@ RECORDS: tuple[Record, ...] = (
             sample(normal(2, 3, 5, 7), size=(3, 4)),
             sample(normal(2, 3, 3, 4), size=5),
         ),
-        lambda x, size: F.adaptive_avg_pool2d(x, size),
+        lambda x, size: F.adaptive_avg_pool2d(x, output_size=size),
         SIZES,
     ),
-    Record("adaptive_max_pool1d", (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)),
-           lambda x, size: F.adaptive_max_pool1d(x, size)),  # fmt: skip
+    Record(
+        "adaptive_max_pool1d", (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)), F.adaptive_max_pool1d
+    ),
     Record(
         "adaptive_max_pool2d",
         (sample(normal(2, 3, 5, 7), size=1), sample(normal(2, 3, 5, 7), size=(3, 4))),
-        lambda x, size: F.adaptive_max_pool2d(x, size),
+        lambda x, size: F.adaptive_max_pool2d(x, output_size=size),
         SIZES,
     ),
 )

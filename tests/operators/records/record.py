@@ -75,7 +75,7 @@ class Record:
 
     `reference` takes the operands as torch tensors and the attributes by name. It is PyTorch's own function where there
     is one; a result in NumPy comes from SciPy or scikit-learn. `differentiable` is False where the derivative is zero
-    or undefined. `tolerance` is relative to the largest value, for computation in f64.
+    or undefined; operands in `fixed` have none. `tolerance` is relative to the largest value, for computation in f64.
     """
 
     name: str
@@ -83,4 +83,6 @@ class Record:
     reference: Callable[..., torch.Tensor | Array]
     bad: tuple[Bad, ...] = ()
     differentiable: bool = True
+    fixed: tuple[int, ...] = ()
     tolerance: float = 1e-9
+    gradient_tolerance: float = 1e-9

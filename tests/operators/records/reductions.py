@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.operators.records.record import Array, Record, bad, booleans, given, normal, sample
+from tests.operators.records.record import Record, bad, booleans, given, normal, sample
 
 REFUSED = (bad("axis 2", (2, 3), axis=2),)
 
@@ -22,7 +22,9 @@ def reduction(name: str, function: Callable[..., torch.Tensor], **more: Any) -> 
     )
     if more:
         samples = (*samples, *(sample(normal(2, 3, 4), axis=-2, **{name: value}) for name, value in more.items()))
-    return Record(name, samples, lambda x, axis=-1, keepdim=False, **a: function(x, axis, keepdim=keepdim, **a), REFUSED)
+    return Record(
+        name, samples, lambda x, axis=-1, keepdim=False, **a: function(x, axis, keepdim=keepdim, **a), REFUSED
+    )
 
 
 def position(name: str, function: Callable[..., torch.Tensor]) -> Record:
@@ -34,7 +36,6 @@ def norm(x: torch.Tensor, p: float = 2, axis: int = -1, keepdim: bool = False) -
     return torch.linalg.vector_norm(x, p, axis, keepdim)
 
 
-
 LARGE = given([[1000.0, 999.0, -1000.0], [-1e4, -1e4 + 1, 0.0]])
 
 RECORDS: tuple[Record, ...] = (
@@ -43,10 +44,18 @@ RECORDS: tuple[Record, ...] = (
     reduction("mean", torch.mean),
     reduction("max", torch.amax),
     reduction("min", torch.amin),
-    Record("any", (sample(booleans(3, 4)), sample(booleans(3, 4), axis=0)), lambda x, axis=-1: torch.any(x, axis),
-           differentiable=False),  # fmt: skip
-    Record("all", (sample(booleans(3, 4)), sample(booleans(3, 4), axis=0)), lambda x, axis=-1: torch.all(x, axis),
-           differentiable=False),  # fmt: skip
+    Record(
+        "any",
+        (sample(booleans(3, 4)), sample(booleans(3, 4), axis=0)),
+        lambda x, axis=-1: torch.any(x, axis),
+        differentiable=False,
+    ),
+    Record(
+        "all",
+        (sample(booleans(3, 4)), sample(booleans(3, 4), axis=0)),
+        lambda x, axis=-1: torch.all(x, axis),
+        differentiable=False,
+    ),
     position("argmax", torch.argmax),
     position("argmin", torch.argmin),
     reduction("var", torch.var, correction=0),

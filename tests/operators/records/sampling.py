@@ -21,24 +21,31 @@ def pair(value: Any) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-def unfold(x: torch.Tensor, offset: torch.Tensor, window: Any, stride: Any = 1, pad: Any = 0, dilation: Any = 1,
-           offset_groups: int = 1) -> torch.Tensor:  # fmt: skip
-    (k, l), strides, pads, dilations = pair(window), pair(stride), pair(pad), pair(dilation)
+def unfold(
+    x: torch.Tensor,
+    offset: torch.Tensor,
+    window: Any,
+    stride: Any = 1,
+    pad: Any = 0,
+    dilation: Any = 1,
+    offset_groups: int = 1,
+) -> torch.Tensor:
+    (height, width), strides, pads, dilations = pair(window), pair(stride), pair(pad), pair(dilation)
     _, _, p, q = offset.shape
     rows = (torch.arange(p, dtype=x.dtype) * strides[0] - pads[0])[:, None]
     columns = (torch.arange(q, dtype=x.dtype) * strides[1] - pads[1])[None]
     blocks = offset.chunk(offset_groups, 1)
     channels = x.chunk(offset_groups, 1)
     taps: list[torch.Tensor] = []
-    for i in range(k):
-        for j in range(l):
-            at = 2 * (i * l + j)
+    for i in range(height):
+        for j in range(width):
+            at = 2 * (i * width + j)
             groups = [
                 read(image, rows + i * dilations[0] + block[:, at], columns + j * dilations[1] + block[:, at + 1])
                 for image, block in zip(channels, blocks, strict=True)
             ]
             taps.append(torch.cat(groups, 1))
-    return torch.stack(taps, 2).unflatten(2, (k, l))
+    return torch.stack(taps, 2).unflatten(2, (height, width))
 
 
 def contract(columns: torch.Tensor, weight: torch.Tensor, groups: int) -> torch.Tensor:
@@ -46,16 +53,24 @@ def contract(columns: torch.Tensor, weight: torch.Tensor, groups: int) -> torch.
     return torch.cat([torch.einsum("ncijpq,ocij->nopq", s, w) for s, w in parts], 1)
 
 
-def deform_v1(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, groups: int = 1, **attributes: Any
-              ) -> torch.Tensor:  # fmt: skip
+def deform_v1(
+    x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, groups: int = 1, **attributes: Any
+) -> torch.Tensor:
     return contract(unfold(x, offset, tuple(weight.shape[2:]), **attributes), weight, groups)
 
 
-def deform_v2(x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, groups: int = 1,
-              offset_groups: int = 1, **attributes: Any) -> torch.Tensor:  # fmt: skip
-    k, l = weight.shape[2:]
-    columns = unfold(x, offset, (k, l), offset_groups=offset_groups, **attributes)
-    shared = mask.unflatten(1, (offset_groups, k, l)).repeat_interleave(x.shape[1] // offset_groups, 1)
+def deform_v2(
+    x: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor,
+    groups: int = 1,
+    offset_groups: int = 1,
+    **attributes: Any,
+) -> torch.Tensor:
+    window = tuple(weight.shape[2:])
+    columns = unfold(x, offset, window, offset_groups=offset_groups, **attributes)
+    shared = mask.unflatten(1, (offset_groups, *window)).repeat_interleave(x.shape[1] // offset_groups, 1)
     return contract(columns * shared, weight, groups)
 
 
@@ -127,31 +142,51 @@ RECORDS: tuple[Record, ...] = (
         ),
         unfold,
         (
-            bad("offset has 16 channels; 2*k*l*offset_groups = 18 expected (a window of 3 x 3)",
-                (1, 4, 5, 5), (1, 16, 5, 5), window=3, pad=1),  # fmt: skip
+            bad(
+                "offset has 16 channels; 2*k*l*offset_groups = 18 expected (a window of 3 x 3)",
+                (1, 4, 5, 5),
+                (1, 16, 5, 5),
+                window=3,
+                pad=1,
+            ),
             bad("offset is given for 5 x 5 positions; the output has 3 x 3", (1, 4, 5, 5), (1, 18, 5, 5), window=3),
-            bad("4 channels do not divide into 3 offset groups", (1, 4, 5, 5), (1, 54, 5, 5), window=3, offset_groups=3),
+            bad(
+                "4 channels do not divide into 3 offset groups", (1, 4, 5, 5), (1, 54, 5, 5), window=3, offset_groups=3
+            ),
         ),
     ),
     Record(
         "deform_conv2d_v1",
         deformable(mask=False),
         deform_v1,
-        (
-            bad("offset has 16 channels; 2*k*l*offset_groups = 18 expected",
-                (1, 4, 5, 5), (1, 16, 3, 3), (2, 4, 3, 3)),  # fmt: skip
-        ),
+        (bad("offset has 16 channels; 2*k*l*offset_groups = 18 expected", (1, 4, 5, 5), (1, 16, 3, 3), (2, 4, 3, 3)),),
     ),
     Record(
         "deform_conv2d",
         deformable(mask=True),
         deform_v2,
         (
-            bad("weight takes 3 channels (groups = 1); input has 4", (1, 4, 5, 5), (1, 18, 3, 3), (1, 9, 3, 3), (2, 3, 3, 3)),
-            bad("mask has 8 channels; k*l*offset_groups = 9 expected (k = 3, l = 3 from the weight)",
-                (1, 4, 5, 5), (1, 18, 3, 3), (1, 8, 3, 3), (2, 4, 3, 3)),  # fmt: skip
-            bad("offset has 16 channels; 2*k*l*offset_groups = 18 expected",
-                (1, 4, 5, 5), (1, 16, 3, 3), (1, 9, 3, 3), (2, 4, 3, 3)),  # fmt: skip
+            bad(
+                "weight takes 3 channels (groups = 1); input has 4",
+                (1, 4, 5, 5),
+                (1, 18, 3, 3),
+                (1, 9, 3, 3),
+                (2, 3, 3, 3),
+            ),
+            bad(
+                "mask has 8 channels; k*l*offset_groups = 9 expected (k = 3, l = 3 from the weight)",
+                (1, 4, 5, 5),
+                (1, 18, 3, 3),
+                (1, 8, 3, 3),
+                (2, 4, 3, 3),
+            ),
+            bad(
+                "offset has 16 channels; 2*k*l*offset_groups = 18 expected",
+                (1, 4, 5, 5),
+                (1, 16, 3, 3),
+                (1, 9, 3, 3),
+                (2, 4, 3, 3),
+            ),
         ),
     ),
 )

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from tests.operators.records.record import Record, bad, booleans, integers, normal, sample
 
 
-def pad_axis(x: torch.Tensor, axis: int, before: int = 0, after: int = 0, mode: str = "constant", value: float = 0
-             ) -> torch.Tensor:  # fmt: skip
+def pad_axis(
+    x: torch.Tensor, axis: int, before: int = 0, after: int = 0, mode: str = "constant", value: float = 0
+) -> torch.Tensor:
     """F.pad takes the modes other than constant for the last axis of three."""
     last = x.movedim(axis, -1)
     folded = last.reshape(1, -1, last.shape[-1])
@@ -61,10 +62,16 @@ RECORDS: tuple[Record, ...] = (
         slice_axis,
         (bad("step is 0", (4, 5), axis=0, start=0, stop=2, step=0),),
     ),
-    Record("select", (sample(normal(4, 5), axis=0, index=2), sample(normal(4, 5, 2), axis=-2, index=0)),
-           reference("select", axis="dim")),  # fmt: skip
-    Record("index_select", (sample(normal(4, 5), integers(6, high=5), axis=1),),
-           lambda x, index, axis: torch.index_select(x, axis, index.long())),  # fmt: skip
+    Record(
+        "select",
+        (sample(normal(4, 5), axis=0, index=2), sample(normal(4, 5, 2), axis=-2, index=0)),
+        reference("select", axis="dim"),
+    ),
+    Record(
+        "index_select",
+        (sample(normal(4, 5), integers(6, high=5), axis=1),),
+        lambda x, index, axis: torch.index_select(x, axis, index.long()),
+    ),
     Record(
         "concat",
         (
@@ -82,8 +89,12 @@ RECORDS: tuple[Record, ...] = (
         lambda x, start=1, stop=-1: torch.flatten(x, start, stop),
         (bad("flatten from axis 2 to 1 does not fit a tensor of rank 3", (2, 3, 4), start=2, stop=1),),
     ),
-    Record("squeeze", (sample(normal(2, 1, 3), axis=1), sample(normal(2, 1), axis=-1)), reference("squeeze", axis="dim"),
-           (bad("axis 1 has 3", (2, 3), axis=1),)),  # fmt: skip
+    Record(
+        "squeeze",
+        (sample(normal(2, 1, 3), axis=1), sample(normal(2, 1), axis=-1)),
+        reference("squeeze", axis="dim"),
+        (bad("axis 1 has 3", (2, 3), axis=1),),
+    ),
     Record(
         "unsqueeze",
         tuple(sample(normal(2, 3), axis=axis) for axis in (0, 1, 2, -1, -3)),
@@ -96,20 +107,36 @@ RECORDS: tuple[Record, ...] = (
         lambda x, first=-2, second=-1: torch.transpose(x, first, second),
         (bad("axes 0 and 2 does not fit a tensor of rank 2", (2, 3), first=0, second=2),),
     ),
-    Record("reshape", (sample(normal(2, 6), shape=(3, 4)), sample(normal(2, 6), shape=(-1, 2, 2))), reference("reshape"),
-           (bad("12 elements; [5, 2] has 10", (2, 6), shape=(5, 2)),)),  # fmt: skip
-    Record("permute", (sample(normal(2, 3, 4), dims=(2, 0, 1)), sample(normal(2, 3), dims=(-1, 0))), reference("permute"),
-           (bad("orders the axes 0 to 1", (2, 3), dims=(0, 0)),)),  # fmt: skip
-    Record("expand_axis", (sample(normal(2, 1, 3), axis=1, size=4),), expand_axis,
-           (bad("axis 0 has 2", (2, 3), axis=0, size=4),)),  # fmt: skip
+    Record(
+        "reshape",
+        (sample(normal(2, 6), shape=(3, 4)), sample(normal(2, 6), shape=(-1, 2, 2))),
+        reference("reshape"),
+        (bad("12 elements; [5, 2] has 10", (2, 6), shape=(5, 2)),),
+    ),
+    Record(
+        "permute",
+        (sample(normal(2, 3, 4), dims=(2, 0, 1)), sample(normal(2, 3), dims=(-1, 0))),
+        reference("permute"),
+        (bad("orders the axes 0 to 1", (2, 3), dims=(0, 0)),),
+    ),
+    Record(
+        "expand_axis",
+        (sample(normal(2, 1, 3), axis=1, size=4),),
+        expand_axis,
+        (bad("axis 0 has 2", (2, 3), axis=0, size=4),),
+    ),
     Record(
         "expand",
         (sample(normal(2, 1, 3), sizes=(2, 4, 3)), sample(normal(1, 1, 3), sizes=(2, 4, -1))),
         expand,
         (bad("one size per axis: 2, not 3", (2, 3), sizes=(1, 2, 3)),),
     ),
-    Record("repeat", (sample(normal(2, 3), axis=0, count=3), sample(normal(2, 3), axis=-1, count=2)), repeat,
-           (bad("count is 0", (2, 3), axis=0, count=0),)),  # fmt: skip
+    Record(
+        "repeat",
+        (sample(normal(2, 3), axis=0, count=3), sample(normal(2, 3), axis=-1, count=2)),
+        repeat,
+        (bad("count is 0", (2, 3), axis=0, count=0),),
+    ),
     Record(
         "repeat_interleave",
         (sample(normal(2, 3), axis=0, count=3), sample(normal(2, 3), axis=-1, count=2)),
@@ -117,13 +144,19 @@ RECORDS: tuple[Record, ...] = (
         (bad("count is 0", (2, 3), axis=0, count=0),),
     ),
     Record("flip", (sample(normal(2, 3)), sample(normal(2, 3), axis=0)), lambda x, axis=-1: torch.flip(x, (axis,))),
-    Record("roll", (sample(normal(2, 5), shift=2), sample(normal(4, 3), shift=-5, axis=0)),
-           lambda x, shift, axis=-1: torch.roll(x, shift, axis)),  # fmt: skip
+    Record(
+        "roll",
+        (sample(normal(2, 5), shift=2), sample(normal(4, 3), shift=-5, axis=0)),
+        lambda x, shift, axis=-1: torch.roll(x, shift, axis),
+    ),
     Record(
         "pad_axis",
         (
             sample(normal(2, 3), axis=0, before=1, after=2, value=0.5),
-            *(sample(normal(2, 5), axis=-1, before=2, after=3, mode=mode) for mode in ("replicate", "reflect", "circular")),
+            *(
+                sample(normal(2, 5), axis=-1, before=2, after=3, mode=mode)
+                for mode in ("replicate", "reflect", "circular")
+            ),
             sample(normal(5, 2), axis=0, before=4, after=4, mode="reflect"),
         ),
         pad_axis,
@@ -147,8 +180,16 @@ RECORDS: tuple[Record, ...] = (
     ),
     Record("tril", (sample(normal(2, 4, 3)), sample(normal(3, 4), diagonal=1)), reference("tril")),
     Record("triu", (sample(normal(2, 4, 3)), sample(normal(3, 4), diagonal=-1)), reference("triu")),
-    Record("pixel_shuffle", (sample(normal(2, 12, 3, 4), factor=2),), lambda x, factor: F.pixel_shuffle(x, factor),
-           (bad("a multiple of 4 channels; input has 6", (1, 6, 2, 2), factor=2),)),  # fmt: skip
-    Record("pixel_unshuffle", (sample(normal(2, 3, 4, 6), factor=2),), lambda x, factor: F.pixel_unshuffle(x, factor),
-           (bad("multiples of 2; input is 3 x 4", (1, 6, 3, 4), factor=2),)),  # fmt: skip
+    Record(
+        "pixel_shuffle",
+        (sample(normal(2, 12, 3, 4), factor=2),),
+        lambda x, factor: F.pixel_shuffle(x, upscale_factor=factor),
+        (bad("a multiple of 4 channels; input has 6", (1, 6, 2, 2), factor=2),),
+    ),
+    Record(
+        "pixel_unshuffle",
+        (sample(normal(2, 3, 4, 6), factor=2),),
+        lambda x, factor: F.pixel_unshuffle(x, downscale_factor=factor),
+        (bad("multiples of 2; input is 3 x 4", (1, 6, 3, 4), factor=2),),
+    ),
 )
