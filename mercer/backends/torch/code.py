@@ -6,6 +6,7 @@ import builtins
 import enum
 import keyword
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -116,7 +117,9 @@ class Block:
         above = Level(level + 1)
         first = above if level in (Level.COMPARE, Level.POWER) else level
         second = Level.UNARY if level is Level.POWER else above
-        return self.code(f"{{}} {operator} {{}}", left, right, needs=(first, second), level=level, hint=_HINTS.get(level, "t"))
+        return self.code(
+            f"{{}} {operator} {{}}", left, right, needs=(first, second), level=level, hint=_HINTS.get(level, "t")
+        )
 
     def prefix(self, operator: str, operand: Code, level: Level) -> Code:
         return self.code(f"{operator}{{}}", operand, needs=(level,), level=level)
@@ -144,6 +147,32 @@ class Block:
     def lines(self) -> list[str]:
         """The assignments as text."""
         return _Printer(self.names, self._assignments).lines()
+
+
+def wrapped(line: str, indent: int, width: int = 120) -> list[str]:
+    """The line, broken inside its longest parenthesis when it is too long; a trailing comment does not count."""
+    code, mark, comment = line.partition("  # ")
+    if indent + len(code) <= width:
+        return [line]
+    start, end = _longest_bracket(code)
+    if end - start < 2:
+        return [line]
+    inner = textwrap.wrap(code[start + 1 : end], width - indent - 4, break_long_words=False, break_on_hyphens=False)
+    return [f"{code[: start + 1]}{mark}{comment}", *(f"    {part}" for part in inner), code[end:]]
+
+
+def _longest_bracket(code: str) -> tuple[int, int]:
+    """Where the longest outermost parenthesis opens and closes."""
+    best, start, depth = (0, 0), 0, 0
+    for position, character in enumerate(code):
+        if character in "([":
+            start = position if depth == 0 else start
+            depth += 1
+        elif character in ")]":
+            depth -= 1
+            if depth == 0 and character == ")" and position - start > best[1] - best[0]:
+                best = (start, position)
+    return best
 
 
 class _Printer:

@@ -58,10 +58,13 @@ NUMBERS: dict[str, Callable[..., Any]] = {
     "log": math.log,
     "log1p": math.log1p,
     "sqrt": math.sqrt,
-    "rsqrt": lambda a: 1 / math.sqrt(a),
+    "rsqrt": lambda a: a**-0.5,
     "erf": math.erf,
-    "sigmoid": lambda a: 1 / (1 + math.exp(-a)),
-    **{name: getattr(math, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh")},
+    "sigmoid": lambda a: 1 / (1 + math.e**-a),
+    **{
+        name: getattr(math, name)
+        for name in ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh")
+    },
     **{name: getattr(math, name) for name in ("floor", "ceil", "trunc")},
     "round": round,
     "eq": lambda a, b: a == b,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -10,12 +11,12 @@ from pathlib import PurePath
 import numpy as np
 from torch import nn
 
-from mercer.backends.torch.code import Block, Names
+from mercer.backends.torch.code import Block, Names, wrapped
 from mercer.backends.torch.functions import TORCH_TYPES, literal
 from mercer.backends.torch.index import dim_lines, helper
 from mercer.backends.torch.native import Site, native
 from mercer.backends.torch.terms import Algebra
-from mercer.ir.graph import AttributeValue, Constant, Graph, Node, Parameter, format_attribute
+from mercer.ir.graph import AttributeValue, Constant, Graph, Initializer, Node, Parameter, format_attribute
 from mercer.ir.index import Const
 from mercer.ir.integers import IntExpr
 from mercer.ir.library import Library
@@ -51,7 +52,12 @@ class _Container:
 
     @property
     def is_list(self) -> bool:
-        return bool(self.children) and not self.parameters and list(self.children) == [str(i) for i in range(len(self.children))]
+        numbers = [str(i) for i in range(len(self.children))]
+        return bool(self.children) and not self.parameters and list(self.children) == numbers
+
+    @property
+    def expression(self) -> str:
+        return f"nn.ModuleList(nn.Module() for _ in range({len(self.children)}))" if self.is_list else "nn.Module()"
 
 
 class _Generator:
@@ -95,10 +101,10 @@ class _Generator:
             "",
             "    def __init__(self):",
             "        super().__init__()",
-            *(f"        {line}" for line in self.declarations),
+            *_indented(self.declarations),
             "",
             f"    def forward(self, {arguments}) -> {returned}:",
-            *(f"        {line}" for line in body),
+            *_indented(body),
         ]
         return "\n".join(lines) + "\n"
 
@@ -119,11 +125,8 @@ class _Generator:
             self._parameter(parameter, name, path)
         for name, child in container.children.items():
             place = f"{path}[{name}]" if container.is_list else _attribute(path, name, "_modules")
-            if not container.is_list:
-                kind = f"nn.ModuleList(nn.Module() for _ in range({len(child.children)}))" if child.is_list else "nn.Module()"
-                self.declarations.append(f"{place} = {kind}")
-            elif child.is_list:
-                self.declarations.append(f"{place} = nn.ModuleList(nn.Module() for _ in range({len(child.children)}))")
+            if child.is_list or not container.is_list:
+                self.declarations.append(f"{place} = {child.expression}")
             self._container(child, place)
 
     def _parameter(self, parameter: Parameter, name: str, path: str) -> None:
@@ -132,7 +135,7 @@ class _Generator:
         shape = ", ".join(str(extent.value) for extent in parameter.type.shape) or "()"
         dtype = parameter.type.dtype
         empty = f"torch.empty({shape}{'' if dtype is DType.F32 else f', dtype={TORCH_TYPES[dtype]}'})"
-        comment = f"  # {parameter.initializer}"
+        comment = f"  # {_shown(parameter.initializer)}"
         if parameter.trainable:
             frozen = "" if dtype.is_float or dtype is DType.C64 else ", requires_grad=False"
             self.declarations.append(f"{place} = nn.Parameter({empty}{frozen}){comment}")
@@ -166,11 +169,15 @@ class _Generator:
             self.expressions[value.name] = names.new(value.name)
         arguments = {self.expressions[v.name]: v.type for v in self.graph.inputs}
         lines: list[str] = []
+        last = ""
         for node in self.graph.nodes:
             right = self._node(node)
             results = [names.new(result.name) for result in node.results]
             self.expressions |= {r.name: name for r, name in zip(node.results, results, strict=True)}
-            lines.append(f"{', '.join(results)} = {right}{_comment(node)}")
+            if (place := _place(node)) != last:
+                lines += [f"# {place}"] if place else []
+                last = place
+            lines.append(f"{', '.join(results)} = {right}")
         lines.append(f"return {', '.join(self._operand(name) for name in self.graph.outputs)}")
         header, missing = dim_lines(self.dims, lines, arguments)
         if missing:
@@ -215,8 +222,11 @@ class _Generator:
         name = self.helpers.get(function.text)
         if name is None:
             name = self.helpers[function.text] = self.helper_names.new(f"_{node.operator}")
-            described = ", ".join(map(str, types)) + "".join(f"; {k} = {format_attribute(v)}" for k, v in attributes.items())
-            self.functions.append(f"# {node.operator} of {described}\ndef {name}{function.text}")
+            described = ", ".join(map(str, types)) + "".join(
+                f"; {k} = {format_attribute(v)}" for k, v in attributes.items()
+            )
+            comment = textwrap.wrap(f"{node.operator} of {described}", 118, break_on_hyphens=False)
+            self.functions.append("\n".join([*(f"# {line}" for line in comment), f"def {name}{function.text}"]))
         constants = {c.name: c for c in instance.constants}
         arguments = [
             self._operand(outer[p]) if p in outer else self._buffer(f"{name.strip('_')}_{p}", constants[p])
@@ -231,13 +241,24 @@ def _attribute(path: str, name: str, table: str) -> str:
     return f"{path}.{name}" if plain else f'{path}.{table}["{name}"]'
 
 
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"        {part}" for line in lines for part in wrapped(line, 8)]
+
+
+def _shown(initializer: Initializer) -> str:
+    """The initializer in short: six digits are enough for a comment."""
+    values = ((k, f"{v:.6g}" if isinstance(v, float) else format_attribute(v)) for k, v in initializer.attributes)
+    return f"{initializer.name}({', '.join(f'{k} = {v}' for k, v in values)})"
+
+
 def _number(constant: Const) -> str:
     text = literal(constant.number)
     return f"({text})" if text.startswith("-") else text
 
 
-def _comment(node: Node) -> str:
-    return f"  # {PurePath(node.span.file).name}:{node.span.line}" if node.span.line else ""
+def _place(node: Node) -> str:
+    """File and line of the node in the user's text."""
+    return f"{PurePath(node.span.file).name}:{node.span.line}" if node.span.line else ""
 
 
 def _data(constant: Constant) -> Array:

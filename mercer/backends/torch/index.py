@@ -7,6 +7,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from mercer.backends.torch.code import Block, Code, Names
 from mercer.backends.torch.functions import TORCH_TYPES
@@ -37,7 +38,9 @@ class Helper:
 def helper(instance: Instance, operands: Sequence[TensorType], literals: Mapping[str, Const]) -> Helper:
     """The definition as a Python function; `literals` are operands that are numbers."""
     types = dict(zip(instance.operands, operands, strict=True)) | {c.name: c.type for c in instance.constants}
-    dims = sorted({dim for type in (*types.values(), *instance.results) for extent in type.shape for dim in extent.dims()})
+    dims = sorted(
+        {dim for type in (*types.values(), *instance.results) for extent in type.shape for dim in extent.dims()}
+    )
     literals = {**literals, **_scalars(instance.constants)}
     if any(isinstance(s, Primitive) for s in instance.statements) or not literals.keys().isdisjoint(instance.outputs):
         literals = {}
@@ -67,7 +70,7 @@ def _scalars(constants: Sequence[Constant]) -> dict[str, Const]:
 def dim_lines(
     dims: Sequence[str], body: Sequence[str], arguments: Mapping[str, TensorType]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Lines that read the symbolic dims used in `body` off the shapes of the arguments, and dims that no shape gives."""
+    """Lines that read the symbolic dims used in `body` off the shapes of the arguments; dims that no shape gives."""
     lines: list[str] = []
     missing: list[str] = []
     for dim in dims:
@@ -98,7 +101,9 @@ def _solved(extent: IntExpr, dim: str, size: str) -> str | None:
 class _Lowering:
     """Statements of one definition, written into one block."""
 
-    def __init__(self, block: Block, types: dict[str, TensorType], python: dict[str, str], literals: Mapping[str, Const]) -> None:
+    def __init__(
+        self, block: Block, types: dict[str, TensorType], python: dict[str, str], literals: Mapping[str, Const]
+    ) -> None:
         self.block = block
         self.types = types
         self.python = python
@@ -122,7 +127,9 @@ class _Lowering:
     def primitive(self, statement: Primitive) -> None:
         rule = PRIMITIVES.get(statement.name)
         if rule is None:
-            raise MercerError(f"the torch backend has no primitive `{statement.name}`", f"known: {', '.join(PRIMITIVES)}")
+            raise MercerError(
+                f"the torch backend has no primitive `{statement.name}`", f"known: {', '.join(PRIMITIVES)}"
+            )
         operands = [self.block.leaf(self.python[name]) for name in statement.operands]
         for target, code in zip(statement.targets, rule(self.algebra, statement, operands), strict=True):
             self.types[target.name] = target.type
@@ -197,10 +204,10 @@ class _Nest:
     def _lower(self, expr: Expr, scope: Mapping[str, Label]) -> Term:
         match expr:
             case Const(number, dtype):
-                return self.algebra.number(float(number) if dtype.is_float else number, dtype)
+                return self.algebra.number(float(cast(Any, number)) if dtype.is_float else number, dtype)
             case Index(value):
                 return self.index(value, scope)
-            case Read(tensor, indices, dtype, pad):
+            case Read():
                 return self.read(expr, scope)
             case Call("cast", (argument,), dtype):
                 return self.algebra.cast(self.lower(argument, scope), dtype)

@@ -57,7 +57,9 @@ def _imported(name: str, text: str) -> ModuleType:
 def _tensor(parameter: Parameter, array: Array) -> torch.Tensor:
     shape = tuple(extent.value for extent in parameter.type.shape)
     if array.shape != shape:
-        raise InputError(f"parameter `{parameter.name}` has shape {list(shape)}; the array given has {list(array.shape)}")
+        raise InputError(
+            f"parameter `{parameter.name}` has shape {list(shape)}; the array given has {list(array.shape)}"
+        )
     if parameter.type.dtype is DType.BF16:  # NumPy has no bfloat16 that PyTorch reads
         return torch.from_numpy(np.asarray(array, np.float32)).to(torch.bfloat16)
     dtype: torch.dtype = getattr(torch, TORCH_TYPES[parameter.type.dtype].removeprefix("torch."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from mercer.backends.torch.functions import literal
+from mercer.backends.torch.functions import OPERATORS, literal
 from mercer.ir.graph import AttributeValue
 from mercer.ir.integers import IntExpr
 from mercer.ir.types import DType, TensorType
@@ -55,6 +55,8 @@ def _floating(site: Site) -> bool:
 class Native:
     """A call: `{0}`, `{1}`, … are operands, `{name}` attributes; `keywords` are written where they are not the default.
 
+    `{channels}` and `{last}` are the extents of the second and of the last axis of the first operand.
+
     `when` tells whether the call means the same as the operator's definition.
     """
 
@@ -64,7 +66,9 @@ class Native:
     numbers: bool = False
 
     def write(self, site: Site) -> str | None:
-        if any(site.numbers) and not (self.numbers and not all(site.numbers)) or not self.when(site):
+        if any(site.numbers) and (not self.numbers or all(site.numbers)):
+            return None
+        if not self.when(site):
             return None
         attributes = {name: site.text(value) for name, value in site.attributes.items()}
         keywords = "".join(
@@ -72,6 +76,9 @@ class Native:
             for keyword, (name, default) in self.keywords.items()
             if site.attributes[name] != default
         )
+        shape = site.types[0].shape
+        extents = {"last": shape[-1:], "channels": shape[1:2]}
+        attributes |= {name: site.extent(extent) for name, found in extents.items() for extent in found}
         text = self.template.format(*site.operands, **attributes)
         return f"{text[:-1]}{keywords})".replace("(, ", "(") if keywords else text
 
@@ -80,8 +87,16 @@ def _infix(operator: str) -> Native:
     return Native(f"{{0}} {operator} {{1}}", when=lambda site: True, numbers=True)
 
 
-def _pointwise(name: str) -> Native:
-    return Native(f"{name}({{0}})")
+def _each(make: Callable[[str], Native], names: str) -> dict[str, Native]:
+    return {name: make(name) for name in names.split()}
+
+
+def _torch(name: str) -> Native:
+    return Native(f"torch.{name}({{0}})")
+
+
+def _functional(name: str) -> Native:
+    return Native(f"F.{name}({{0}})")
 
 
 def _convolution(name: str) -> Native:
@@ -101,7 +116,9 @@ def _transposed(name: str) -> Native:
 
 
 def _max_pool(name: str) -> Native:
-    return Native(f"F.{name}({{0}}, {{k}})", {"stride": ("stride", None), "padding": ("pad", 0), "dilation": ("dilation", 1)})
+    return Native(
+        f"F.{name}({{0}}, {{k}})", {"stride": ("stride", None), "padding": ("pad", 0), "dilation": ("dilation", 1)}
+    )
 
 
 def _avg_pool(name: str) -> Native:
@@ -141,7 +158,7 @@ def _reshape(site: Site) -> str | None:
     if any(site.numbers):
         return None
     symbolic = [extent for extent in site.result.shape if not extent.is_constant]
-    fixed_size = all(extent.is_constant and extent.value > 0 or extent in symbolic for extent in site.result.shape)
+    fixed_size = all(extent in symbolic or extent.value > 0 for extent in site.result.shape)
     shape = ["-1" if len(symbolic) == 1 and e in symbolic and fixed_size else site.extent(e) for e in site.result.shape]
     return f"{site.operands[0]}.reshape({', '.join(shape) or '()'})"
 
@@ -155,18 +172,14 @@ def _expand(site: Site) -> str | None:
 def _subscript(site: Site, item: str) -> str | None:
     if any(site.numbers):
         return None
-    axis = site.axis()
-    front = ", ".join([":"] * axis + [item]) if axis < 3 else f"..., {', '.join([item] + [':'] * (site.types[0].rank - 1 - axis))}"
-    return f"{site.operands[0]}[{front}]"
+    return f"{site.operands[0]}[{':, ' * site.axis()}{item}]"
 
 
 def _slice_axis(site: Site) -> str | None:
     start, stop, step = (site.attributes[name] for name in ("start", "stop", "step"))
-    low = "" if start == 0 else site.text(start)
-    high = "" if stop == site.types[0].shape[site.axis()] else site.text(stop)
     extent = site.types[0].shape[site.axis()]
-    if extent.is_constant and stop == extent.value:
-        high = ""
+    whole = stop == extent or (extent.is_constant and stop == extent.value)
+    low, high = "" if start == 0 else site.text(start), "" if whole else site.text(stop)
     return _subscript(site, f"{low}:{high}" + (f":{site.text(step)}" if step != 1 else ""))
 
 
@@ -190,22 +203,19 @@ Rule = Callable[[Site], "str | None"]
 
 NATIVE: dict[str, Native | Rule] = {
     # arithmetic
-    **{name: _infix(op) for name, op in (("add", "+"), ("sub", "-"), ("mul", "*"), ("div", "/"), ("pow", "**"))},
-    **{name: _infix(op) for name, op in (("floor_divide", "//"), ("mod", "%"))},
-    **{name: _infix(op) for name, op in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="))},
+    **{name: _infix(operator) for name, (operator, _) in OPERATORS.items() if name not in ("and", "or", "floordiv")},
+    "floor_divide": _infix("//"),
     "logical_and": _any_type("{0} & {1}"),
     "logical_or": _any_type("{0} | {1}"),
     "logical_not": _any_type("~{0}"),
-    "neg": _any_type("-{0}", _floating),
-    **{name: _pointwise(f"torch.{name}") for name in ("abs", "sign", "floor", "ceil", "round", "trunc", "square", "reciprocal")},
-    **{name: _pointwise(f"torch.{name}") for name in ("sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "erf", "sin", "cos")},
-    **{name: _pointwise(f"torch.{name}") for name in ("tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "sigmoid")},
-    **{name: _any_type(f"torch.{name}({{0}}, {{1}})") for name in ("maximum", "minimum", "atan2")},
+    "neg": Native("-{0}"),
+    **_each(_torch, "abs sign floor ceil round trunc square reciprocal sqrt rsqrt exp expm1 log log1p erf sigmoid"),
+    **_each(_torch, "sin cos tan asin acos atan sinh cosh tanh"),
+    **_each(lambda name: _any_type(f"torch.{name}({{0}}, {{1}})"), "maximum minimum atan2"),
     "where": _any_type("torch.where({0}, {1}, {2})"),
     "clamp": Native("{0}.clamp()", {"min": ("low", float("-inf")), "max": ("high", float("inf"))}),
     # activations
-    **{name: _pointwise(f"F.{name}") for name in ("relu", "relu6", "selu", "logsigmoid", "silu", "mish", "softsign")},
-    **{name: _pointwise(f"F.{name}") for name in ("hardsigmoid", "hardswish", "tanhshrink")},
+    **_each(_functional, "relu relu6 selu logsigmoid silu mish softsign hardsigmoid hardswish tanhshrink"),
     "leaky_relu": Native("F.leaky_relu({0}, {slope})"),
     "prelu": Native("F.prelu({0}, {1})"),
     "elu": Native("F.elu({0})", {"alpha": ("alpha", 1.0)}),
@@ -226,20 +236,20 @@ NATIVE: dict[str, Native | Rule] = {
         {"is_causal": ("causal", False), "scale": ("scale", None)},
         _same_leading,
     ),
-    **{name: _convolution(name) for name in ("conv1d", "conv2d", "conv3d")},
-    **{name: _transposed(name) for name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")},
+    **_each(_convolution, "conv1d conv2d conv3d"),
+    **_each(_transposed, "conv_transpose1d conv_transpose2d conv_transpose3d"),
     # normalization
     "batch_norm": _batch_norm,
-    "layer_norm": lambda s: Native(f"F.layer_norm({{0}}, ({s.extent(s.types[0].shape[-1])},), {{1}}, {{2}}, {{eps}})").write(s),
-    "rms_norm": lambda s: Native(f"F.rms_norm({{0}}, ({s.extent(s.types[0].shape[-1])},), {{1}}, {{eps}})").write(s),
+    "layer_norm": Native("F.layer_norm({0}, ({last},), {1}, {2}, {eps})"),
+    "rms_norm": Native("F.rms_norm({0}, ({last},), {1}, {eps})"),
     "group_norm": Native("F.group_norm({0}, {groups}, {1}, {2}, {eps})"),
-    "instance_norm": lambda s: Native(f"F.group_norm({{0}}, {s.extent(s.types[0].shape[1])}, {{1}}, {{2}}, {{eps}})").write(s),
+    "instance_norm": Native("F.group_norm({0}, {channels}, {1}, {2}, {eps})"),
     "normalize": Native("F.normalize({0}, dim={axis}, eps={eps})"),
     # pooling and sampling
-    **{name: _max_pool(name) for name in ("max_pool1d", "max_pool2d", "max_pool3d")},
-    **{name: _avg_pool(name) for name in ("avg_pool1d", "avg_pool2d", "avg_pool3d")},
-    **{name: Native(f"F.{name}({{0}}, {{size}})") for name in ("adaptive_avg_pool1d", "adaptive_avg_pool2d")},
-    **{name: Native(f"F.{name}({{0}}, {{size}})") for name in ("adaptive_max_pool1d", "adaptive_max_pool2d")},
+    **_each(_max_pool, "max_pool1d max_pool2d max_pool3d"),
+    **_each(_avg_pool, "avg_pool1d avg_pool2d avg_pool3d"),
+    **_each(lambda name: Native(f"F.{name}({{0}}, {{size}})"), "adaptive_avg_pool1d adaptive_avg_pool2d"),
+    **_each(lambda name: Native(f"F.{name}({{0}}, {{size}})"), "adaptive_max_pool1d adaptive_max_pool2d"),
     "upsample_nearest2d": Native('F.interpolate({0}, scale_factor={scale}, mode="nearest")'),
     "upsample_bilinear2d": Native(
         'F.interpolate({0}, {size}, mode="bilinear")', {"align_corners": ("align_corners", False)}

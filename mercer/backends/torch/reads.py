@@ -1,15 +1,17 @@
-"""Reads of tensors: views and padding where the indices are affine, gathers elsewhere."""
+"""Reads of tensors: views where the indices are affine, `index_select` and `gather` elsewhere."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from mercer.backends.torch.bounds import bounds, nonnegative
 from mercer.backends.torch.code import Code
 from mercer.backends.torch.functions import literal
 from mercer.backends.torch.terms import Algebra, Label, Term, union
 from mercer.ir.index import Const, Read
-from mercer.ir.integers import ONE, ZERO, Computed, Dim, Extremum, IntExpr, Quotient, Remainder, Var
+from mercer.ir.integers import ONE, ZERO, Computed, IntExpr, Var
 from mercer.ir.types import DType, TensorType
 
 
@@ -28,10 +30,30 @@ class Window:
 
 @dataclass
 class _View:
-    """A tensor being read: each axis is a label, or the number of an axis that is still to be indexed."""
+    """A tensor being read: each axis runs over a label, or is an axis of the tensor (by number) still to be indexed."""
 
     code: Code
-    axes: list[Label | int] = field(default_factory=list["Label | int"])
+    axes: list[Label | int]
+
+    def position(self, axis: Label | int) -> int:
+        return self.axes.index(axis)
+
+
+@dataclass
+class _Reading:
+    """One read: how each axis is indexed, and how much padding it needs."""
+
+    type: TensorType
+    pad: Const | None
+    windows: dict[int, Window]
+    batch: dict[int, Label]
+    terms: dict[int, Term]
+    margins: list[tuple[IntExpr, IntExpr]]
+
+    def size(self, axis: int) -> IntExpr:
+        """The extent of an axis after padding."""
+        before, after = self.margins[axis]
+        return self.type.shape[axis] + before + after
 
 
 class Reader:
@@ -54,64 +76,102 @@ class Reader:
 
         `free` are the loop indices that each of its indices uses, `integer` lowers an index to an i64 term.
         """
-        indices, pad = expr.indices, expr.pad
-        alone = [all(used.isdisjoint(u) for j, u in enumerate(free) if j != i) for i, used in enumerate(free)]
-        windows = {i: w for i, index in enumerate(indices) if alone[i] and (w := _window(index, scope)) is not None}
-        view = self._windows(_View(tensor), type, windows, pad)
-        gathered = {i: index for i, index in enumerate(indices) if i not in windows}
-        valid: list[Term] = []
-        if gathered:
-            terms = {i: self.algebra.tensor(integer(index)) for i, index in gathered.items()}
-            if pad is not None:
-                terms = {i: self._clamped(term, indices[i], type.shape[i], scope, valid) for i, term in terms.items()}
-            view = self._gather(view, terms)
+        reading = self._plan(type, expr, free, scope, integer)
+        view = _View(tensor, [])
+        if any(before.terms or after.terms for before, after in reading.margins):
+            view.code = self._pad(tensor, reading.margins, expr.pad)
+        self._slice(view, reading)
+        self._unfold(view, reading)
+        self._flip(view, reading)
+        for axis, term in list(reading.terms.items()):
+            others = [t for other, t in reading.terms.items() if other != axis]
+            alone = {*union(others), *reading.batch.values()}.isdisjoint(term.labels)
+            if term.labels and alone:
+                self._select(view, axis, reading.terms.pop(axis))
+        if reading.terms:
+            self._gather(view, reading)
         labels = [axis for axis in view.axes if isinstance(axis, Label)]
-        order = sorted(range(len(labels)), key=lambda i: labels[i])
-        if order != sorted(order):
-            view.code = self.block.postfix(f"{{}}.permute({', '.join(map(str, order))})", view.code)
-        term = Term(view.code, tuple(sorted(labels)), type.dtype)
-        if not valid or pad is None:
-            return term
-        inside = valid[0]
-        for other in valid[1:]:
-            inside = self.algebra.apply("and", [inside, other], DType.BOOL)
-        outside = self.algebra.number(pad.number, type.dtype)
-        return self.algebra.apply("where", [inside, term, outside], type.dtype)
+        return Term(self._ordered(view.code, labels), tuple(sorted(labels)), type.dtype)
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        type: TensorType,
+        expr: Read,
+        free: Sequence[frozenset[str]],
+        scope: Mapping[str, Label],
+        integer: Callable[[IntExpr], Term],
+    ) -> _Reading:
+        reading = _Reading(type, expr.pad, {}, {}, {}, [(ZERO, ZERO)] * type.rank)
+        shared: dict[int, IntExpr] = {}
+        for axis, index in enumerate(expr.indices):
+            alone = all(free[axis].isdisjoint(used) for other, used in enumerate(free) if other != axis)
+            window = window_of(index, scope) if alone else None
+            if window is None:
+                shared[axis] = index
+                continue
+            reading.windows[axis] = window
+            if expr.pad is not None:
+                before, after = -window.start, window.last + 1 - type.shape[axis]
+                if not (nonnegative(-before) and nonnegative(-after)):
+                    reading.margins[axis] = (before, after)
+        for axis, index in shared.items():
+            variable = index.single
+            label = scope[variable.name] if isinstance(variable, Var) else None
+            computed = len(shared) - len(reading.batch) > 1
+            if (
+                label
+                and computed
+                and label not in reading.batch.values()
+                and self._fits(label, type.shape[axis], expr.pad)
+            ):
+                reading.batch[axis] = label
+            else:
+                reading.terms[axis] = self._index(index, axis, reading, scope, integer)
+        return reading
+
+    def _fits(self, label: Label, size: IntExpr, pad: Const | None) -> bool:
+        return pad is None or nonnegative(size - label.extent)
+
+    def _index(
+        self,
+        index: IntExpr,
+        axis: int,
+        reading: _Reading,
+        scope: Mapping[str, Label],
+        integer: Callable[[IntExpr], Term],
+    ) -> Term:
+        """The index as a tensor, moved into the padded axis; one element of padding stands for all places outside."""
+        size = reading.type.shape[axis]
+        if reading.pad is None:
+            return self.algebra.tensor(integer(index))
+        known = bounds(index, scope)
+        below = known.low is None or known.low < 0
+        above = known.high is None or not nonnegative(size - known.high - 1)
+        if isinstance(variable := index.single, Var):
+            above = not nonnegative(size - scope[variable.name].extent)
+        reading.margins[axis] = (ONE if below else ZERO, ONE if above else ZERO)
+        term = self.algebra.tensor(integer(index + ONE if below else index))
+        low = self.block.leaf("0") if below and known.low != -1 else None
+        last = reading.size(axis) - 1
+        high = self.algebra.count(last).code if above and not self._reaches(known.high, below, last) else None
+        match low, high:
+            case None, None:
+                return term
+            case None, _:
+                code = self.block.postfix("{}.clamp(max={})", term.code, high, hint="index")
+            case _, None:
+                code = self.block.postfix("{}.clamp(min={})", term.code, low, hint="index")
+            case _:
+                code = self.block.postfix("{}.clamp({}, {})", term.code, low, high, hint="index")
+        return Term(code, term.labels, DType.I64)
+
+    def _reaches(self, high: int | None, below: bool, last: IntExpr) -> bool:
+        """Whether the largest index is the padding itself."""
+        return high is not None and nonnegative(last - (high + below))
 
     # --- affine indices -----------------------------------------------------------------------------------------------
-
-    def _windows(self, view: _View, type: TensorType, windows: Mapping[int, Window], pad: Const | None) -> _View:
-        margins: list[tuple[IntExpr, IntExpr]] = []
-        slices: list[str] = []
-        for axis, size in enumerate(type.shape):
-            window = windows.get(axis)
-            if window is None:
-                margins.append((ZERO, ZERO))
-                slices.append(":")
-                view.axes.append(axis)
-                continue
-            start, stop = window.start, window.last + 1
-            if pad is not None and not (nonnegative(start) and nonnegative(size - stop)):
-                margins.append((-start, stop - size))
-                start, stop, size = ZERO, stop - start, stop - start
-            else:
-                margins.append((ZERO, ZERO))
-            slices.append(self._slice(window, start, stop, size))
-            if window.steps:
-                view.axes.append(window.steps[0][0])
-        if any(before.terms or after.terms for before, after in margins):
-            view.code = self._pad(view.code, margins, pad)
-        if any(s != ":" for s in slices):
-            view.code = self._subscript(view.code, slices)
-        return self._flip(self._unfold(view, windows), windows)
-
-    def _slice(self, window: Window, start: IntExpr, stop: IntExpr, size: IntExpr) -> str:
-        if not window.steps:
-            return self._text(start)
-        step = window.steps[0][1] if len(window.steps) == 1 else 1
-        low = self._text(start) if start.terms else ""
-        high = self._text(stop) if stop != size else ""
-        return f"{low}:{high}" + (f":{step}" if step > 1 else "")
 
     def _pad(self, code: Code, margins: Sequence[tuple[IntExpr, IntExpr]], pad: Const | None) -> Code:
         """Pad, or crop where a margin is negative."""
@@ -120,77 +180,113 @@ class Reader:
         value = f", value={literal(pad.number)}" if pad is not None and pad.number else ""
         return self.block.code(f"F.pad({{}}, ({amounts}){value})", code, hint="padded")
 
-    def _unfold(self, view: _View, windows: Mapping[int, Window]) -> _View:
+    def _slice(self, view: _View, reading: _Reading) -> None:
+        """Cut what the windows see out of their axes; an index without labels takes its axis away."""
+        items: list[str] = []
+        for axis, size in enumerate(reading.type.shape):
+            window = reading.windows.get(axis)
+            if window is None:
+                items.append(":")
+                view.axes.append(reading.batch.get(axis, axis))
+                if axis in reading.batch and reading.batch[axis].extent != size:
+                    items[-1] = f":{self._text(reading.batch[axis].extent)}"
+                continue
+            start, stop = window.start, window.last + 1
+            if any(m.terms for m in reading.margins[axis]):
+                start, stop, size = ZERO, stop - start, stop - start
+            if not window.steps:
+                items.append(self._text(start))
+                continue
+            view.axes.append(window.steps[0][0])
+            step = window.steps[0][1] if len(window.steps) == 1 else 1
+            low, high = self._text(start) if start.terms else "", self._text(stop) if stop != size else ""
+            items.append(f"{low}:{high}" + (f":{step}" if step > 1 else ""))
+        while items and items[-1] == ":":
+            items.pop()
+        if items:
+            view.code = self.block.postfix(f"{{}}[{', '.join(items)}]", view.code)
+
+    def _unfold(self, view: _View, reading: _Reading) -> None:
         """Split the axis of a window over two labels: the second becomes the last axis."""
         dilations: list[int] = []
-        for window in windows.values():
+        for window in reading.windows.values():
             if len(window.steps) < 2:
                 continue
             (outer, step), (inner, dilation) = window.steps
-            axis = view.axes.index(outer)
             length = self._text(dilation * (inner.extent - 1) + 1)
-            view.code = self.block.postfix(f"{{}}.unfold({axis}, {length}, {step})", view.code, hint="windows")
+            view.code = self.block.postfix(
+                f"{{}}.unfold({view.position(outer)}, {length}, {step})", view.code, hint="windows"
+            )
             view.axes.append(inner)
             dilations.append(dilation)
         if any(d > 1 for d in dilations):
-            view.code = self._subscript(view.code, ["...", *(f"::{d}" if d > 1 else ":" for d in dilations)], keep=True)
-        return view
+            items = ", ".join(["...", *(f"::{d}" if d > 1 else ":" for d in dilations)])
+            view.code = self.block.postfix(f"{{}}[{items}]", view.code)
 
-    def _flip(self, view: _View, windows: Mapping[int, Window]) -> _View:
-        flipped = {label for window in windows.values() for label in window.flipped}
+    def _flip(self, view: _View, reading: _Reading) -> None:
+        flipped = {label for window in reading.windows.values() for label in window.flipped}
         axes = [i for i, axis in enumerate(view.axes) if axis in flipped]
         if axes:
             view.code = self.block.postfix(f"{{}}.flip({', '.join(map(str, axes))})", view.code)
-        return view
 
-    def _subscript(self, code: Code, items: Sequence[str], keep: bool = False) -> Code:
-        items = list(items)
-        while not keep and items[-1] == ":":
-            items.pop()
-        return self.block.postfix(f"{{}}[{', '.join(items)}]", code)
+    # --- other indices ------------------------------------------------------------------------------------------------
+
+    def _select(self, view: _View, axis: int, index: Term) -> None:
+        """Index one axis by labels that nothing else uses."""
+        position = view.position(axis)
+        if len(index.labels) == 1:
+            code = self.block.postfix(f"{{}}.index_select({position}, {{}})", view.code, index.code, hint="selected")
+        else:
+            code = self.block.postfix(f"{{}}[{':, ' * position}{{}}]", view.code, index.code, hint="selected")
+        view.code = code
+        view.axes[position : position + 1] = index.labels
+
+    def _gather(self, view: _View, reading: _Reading) -> None:
+        """Index the remaining axes together, as one flat axis; batch axes go along with their labels."""
+        axes = list(reading.terms)
+        index = functools.reduce(functools.partial(self._flat, reading), axes[1:], reading.terms[axes[0]])
+        batch = sorted(reading.batch.values())
+        kept = [axis for axis in view.axes if axis not in batch and axis not in axes]
+        fresh = [label for label in index.labels if label not in batch]
+        present = [label for label in batch if label in index.labels]
+        source = self._permuted(view.code, view.axes, [*batch, *kept, *axes])
+        if len(axes) > 1:
+            source = self.block.postfix(f"{{}}.flatten({len(batch) + len(kept)})", source, hint="flat")
+        places = self._permuted(index.code, index.labels, [*present, *fresh])
+        shape = [self._text(label.extent) if label in present else "1" for label in batch]
+        count = functools.reduce(IntExpr.__mul__, (label.extent for label in fresh), ONE)
+        if kept or present != batch or len(fresh) != 1:
+            shape += ["1"] * len(kept) + [self._text(count)]
+            places = self.block.postfix(f"{{}}.reshape({', '.join(shape)})", places, hint="places")
+        sizes = ["-1" if label in present else self._text(label.extent) for label in batch]
+        sizes += [self._text(axis.extent if isinstance(axis, Label) else reading.size(axis)) for axis in kept]
+        if any(size != "-1" for size in sizes):
+            places = self.block.postfix(f"{{}}.expand({', '.join(sizes)}, -1)", places, hint="places")
+        code = self.block.postfix(f"{{}}.gather({len(sizes)}, {{}})", source, places, hint="gathered")
+        if len(fresh) != 1:
+            shape = [self._text(axis.extent) for axis in (*batch, *kept, *fresh) if isinstance(axis, Label)]
+            code = self.block.postfix(f"{{}}.reshape({', '.join(shape) or '()'})", code, hint="gathered")
+        view.code, view.axes = code, [*batch, *kept, *fresh]
+
+    def _flat(self, reading: _Reading, index: Term, axis: int) -> Term:
+        """Row-major: `index * size + next index`."""
+        scaled = self.algebra.apply("mul", [index, self.algebra.count(reading.size(axis))], DType.I64)
+        return self.algebra.apply("add", [scaled, reading.terms[axis]], DType.I64)
+
+    def _permuted(self, code: Code, axes: Sequence[Label | int], wanted: Sequence[Label | int]) -> Code:
+        order = [list(axes).index(axis) for axis in wanted]
+        if order == sorted(order):
+            return code
+        return self.block.postfix(f"{{}}.permute({', '.join(map(str, order))})", code)
+
+    def _ordered(self, code: Code, labels: Sequence[Label]) -> Code:
+        return self._permuted(code, labels, sorted(labels))
 
     def _text(self, value: IntExpr) -> str:
         return self.block.inline(self.algebra.count(value).code)
 
-    # --- other indices ------------------------------------------------------------------------------------------------
 
-    def _gather(self, view: _View, terms: Mapping[int, Term]) -> _View:
-        """Index the remaining axes."""
-        labels = union(terms.values())
-        holes = [":" if isinstance(axis, Label) else "{}" for axis in view.axes]
-        places = [i for i, hole in enumerate(holes) if hole == "{}"]
-        operands = [self.algebra.align(terms[axis], labels) for axis in view.axes if not isinstance(axis, Label)]
-        kept: list[Label | int] = [axis for axis in view.axes if isinstance(axis, Label)]
-        adjacent = places == list(range(places[0], places[-1] + 1))
-        position = places[0] if adjacent else 0  # where PyTorch puts the axes of the indices
-        while holes[-1] == ":":
-            holes.pop()
-        code = self.block.postfix(f"{{}}[{', '.join(holes)}]", view.code, *operands, hint="gathered")
-        return _View(code, [*kept[:position], *labels, *kept[position:]])
-
-    def _clamped(
-        self, term: Term, index: IntExpr, size: IntExpr, scope: Mapping[str, Label], valid: list[Term]
-    ) -> Term:
-        """The index moved into the tensor; adds to `valid` the conditions that are not known to hold."""
-        algebra, known = self.algebra, bounds(index, scope)
-        below = known.low is None or known.low < 0
-        above = known.high is None or not nonnegative(size - known.high - 1)
-        if isinstance(variable := index.single, Var):
-            above = not nonnegative(size - scope[variable.name].extent)
-        largest = algebra.count(size - 1)
-        if below:
-            valid.append(algebra.apply("ge", [term, algebra.number(0, DType.I64)], DType.BOOL))
-        if above:
-            valid.append(algebra.apply("le", [term, largest], DType.BOOL))
-        limits = (["0"] if below else ["min=None"] if above else []) + (["{}"] if above else [])
-        if not limits:
-            return term
-        template = f"{{}}.clamp({', '.join(limits)})".replace("min=None, {}", "max={}")
-        code = self.block.postfix(template, term.code, *([largest.code] if above else []), hint="clamped")
-        return Term(code, term.labels, DType.I64)
-
-
-def _window(index: IntExpr, scope: Mapping[str, Label]) -> Window | None:
+def window_of(index: IntExpr, scope: Mapping[str, Label]) -> Window | None:
     """The index as a window over at most two labels, or None."""
     names = {atom.name for atom in index.atoms() if isinstance(atom, Var)}
     if len(names) > 2 or any(isinstance(atom, Computed) for atom in index.atoms()):
@@ -208,67 +304,3 @@ def _window(index: IntExpr, scope: Mapping[str, Label]) -> Window | None:
     if any(isinstance(atom, Var) for atom in start.atoms()):
         return None
     return Window(start, tuple(steps), frozenset(flipped))
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """A range of integers, both ends included; None where nothing is known."""
-
-    low: int | None
-    high: int | None
-
-
-def nonnegative(value: IntExpr) -> bool:
-    """Whether the expression of dims is known to be 0 or more."""
-    low = bounds(value, {}).low
-    return low is not None and low >= 0
-
-
-def bounds(value: IntExpr, scope: Mapping[str, Label]) -> Bounds:
-    """What is known of an expression when dims are 0 or more and the indices lie in their loops."""
-    low: int | None = 0
-    high: int | None = 0
-    for monomial, coefficient in value.terms:
-        factor = Bounds(coefficient, coefficient)
-        for atom in monomial:
-            factor = _times(_atom_bounds(atom, scope), factor)
-        low = None if low is None or factor.low is None else low + factor.low
-        high = None if high is None or factor.high is None else high + factor.high
-    return Bounds(low, high)
-
-
-def _times(a: Bounds, b: Bounds) -> Bounds:
-    """The product of a range known to be 0 or more with a range of one sign."""
-    if a.low is None or a.low < 0 or b.low is None and b.high is None:
-        return Bounds(None, None)
-    if b.low is not None and b.low >= 0:
-        return Bounds(a.low * b.low, None if a.high is None or b.high is None else a.high * b.high)
-    if b.high is not None and b.high <= 0:
-        return Bounds(None if a.high is None or b.low is None else a.high * b.low, a.low * b.high)
-    return Bounds(None, None)
-
-
-def _atom_bounds(atom: object, scope: Mapping[str, Label]) -> Bounds:
-    match atom:
-        case Dim():
-            return Bounds(0, None)
-        case Var(name):
-            last = bounds(scope[name].extent - ONE, {}).high if name in scope else None
-            return Bounds(0, last)
-        case Quotient(numerator, denominator) if denominator.is_constant and denominator.value > 0:
-            inner = bounds(numerator, scope)
-            low, high = (None if b is None else b // denominator.value for b in (inner.low, inner.high))
-            return Bounds(low, high)
-        case Quotient(numerator, _):
-            inner = bounds(numerator, scope)
-            return Bounds(0 if inner.low is not None and inner.low >= 0 else None, None)
-        case Remainder(_, denominator) if denominator.is_constant and denominator.value > 0:
-            return Bounds(0, denominator.value - 1)
-        case Extremum(kind, left, right):
-            a, b = bounds(left, scope), bounds(right, scope)
-            lows, highs = [v for v in (a.low, b.low) if v is not None], [v for v in (a.high, b.high) if v is not None]
-            if kind == "min":
-                return Bounds(min(lows) if len(lows) == 2 else None, min(highs, default=None))
-            return Bounds(max(lows, default=None), max(highs) if len(highs) == 2 else None)
-        case _:
-            return Bounds(None, None)

@@ -63,7 +63,10 @@ class Algebra:
     def arange(self, label: Label) -> Term:
         """0, 1, …, extent - 1 along the label's own axis, as i64."""
         code = self.block.code(
-            f"torch.arange({{}}{self.on_device})", self.count(label.extent).code, binding=Binding.ALWAYS, hint=label.name
+            f"torch.arange({{}}{self.on_device})",
+            self.count(label.extent).code,
+            binding=Binding.ALWAYS,
+            hint=label.name,
         )
         return Term(code, (label,), DType.I64)
 
@@ -125,7 +128,9 @@ class Algebra:
         tensor = self.tensor(term)
         if term.dtype.is_float and dtype in (DType.I8, DType.I4):
             tensor = self.cast(tensor, DType.I64)  # small integers wrap
-        short = {DType.I64: ".long()", DType.I32: ".int()", DType.BOOL: ".bool()"}.get(dtype, f".to({self.dtype(dtype)})")
+        short = {DType.I64: ".long()", DType.I32: ".int()", DType.BOOL: ".bool()"}.get(
+            dtype, f".to({self.dtype(dtype)})"
+        )
         code = self.block.postfix("{}" + short, tensor.code, hint="index" if dtype is DType.I64 else "t")
         if dtype is DType.I4:
             code = self.block.code("({} & 15 ^ 8) - 8", code, needs=(Level.BIT_AND,), level=Level.ADD)
@@ -162,7 +167,7 @@ class Algebra:
                 return arguments[1 - known.index(0)]
             case "add" if _is_negative(arguments[1]):
                 return self.apply("sub", [arguments[0], self.number(-arguments[1].known, arguments[1].dtype)], dtype)
-            case "pow" if isinstance(arguments[1].known, float) and arguments[1].known.is_integer() and not arguments[0].is_number:
+            case "pow" if _is_whole(arguments[1].known) and not arguments[0].is_number:
                 return self.apply("pow", [arguments[0], self.number(int(arguments[1].known), DType.I64)], dtype)
             case _:
                 return None
@@ -274,6 +279,10 @@ class _Folding:
         else:
             return None
         return _Folding(self.algebra, Term(positive, self.term.labels, DType.I64, self.term.is_number))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _is_negative(term: Term) -> bool:
