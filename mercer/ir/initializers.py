@@ -26,7 +26,7 @@ class InitializerError(MercerError):
 
 @dataclass(frozen=True)
 class Rule:
-    """An initializer: `attributes` with their defaults (None: required), `fill(generator, shape, *attributes)` in f64."""
+    """An initializer: `attributes` with defaults (None: required) and `fill(generator, shape, *attributes)` in f64."""
 
     attributes: dict[str, float | None]
     fill: Callable[Concatenate[np.random.Generator, Shape, ...], Floats]
