@@ -67,7 +67,9 @@ RECORDS: tuple[Record, ...] = (
         pooling(F.avg_pool3d),
     ),
     Record(
-        "adaptive_avg_pool1d", (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)), F.adaptive_avg_pool1d
+        "adaptive_avg_pool1d",
+        (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)),
+        lambda x, size: F.adaptive_avg_pool1d(x, output_size=size),
     ),
     Record(
         "adaptive_avg_pool2d",
@@ -80,7 +82,9 @@ RECORDS: tuple[Record, ...] = (
         SIZES,
     ),
     Record(
-        "adaptive_max_pool1d", (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)), F.adaptive_max_pool1d
+        "adaptive_max_pool1d",
+        (sample(normal(2, 3, 8), size=4), sample(normal(2, 3, 7), size=3)),
+        lambda x, size: F.adaptive_max_pool1d(x, output_size=size),
     ),
     Record(
         "adaptive_max_pool2d",

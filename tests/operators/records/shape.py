@@ -81,7 +81,7 @@ RECORDS: tuple[Record, ...] = (
             sample(booleans(3), booleans(2)),
         ),
         lambda a, b, axis=0: torch.cat((a, b), axis),
-        (bad("disagree in 3 and 4", (2, 3), (2, 4)),),
+        (bad("[3] and [4] differ", (2, 3), (2, 4)),),
     ),
     Record(
         "flatten",
