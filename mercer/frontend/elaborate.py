@@ -103,6 +103,10 @@ class _LayerBody(Body):
             self.fail("duplicate-name", f"parameter `{name}` exists already", s.name.span,
                       hint="give the layers different names with `as`")  # fmt: skip
         type_ = self.type_of(s.type)
+        symbolic = sorted(name for dim in type_.shape for name in dim.dims())
+        if symbolic:
+            message = f"parameter `{name}` would be {type_}: a parameter has a fixed shape"
+            self.fail("not-static", message, s.span, hint=f"{symbolic[0]} is known only when the program is called")
         initializer = self._initializer(s)
         self.builder.names.add(name)
         self.builder.parameters[name] = Parameter(name, type_, initializer, s.trainable, self.frame.site or s.span)

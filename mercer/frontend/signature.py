@@ -150,6 +150,8 @@ class Matcher:
             ellipses[item.name] = dims
             return
         try:
+            if item.name and known != dims:
+                raise OperandError(f"{show_shape(known)} and {show_shape(dims)} differ in `...{item.name}`")
             ellipses[item.name] = broadcast(known, dims)
         except OperandError as error:
             self.evaluator.fail("shape-mismatch", f"`{name}` does not fit the operands before it: {error.message}", self.span,
