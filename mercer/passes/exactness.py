@@ -9,7 +9,7 @@ when the relative L2 norm of the difference stays within the declared bound.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,9 +19,11 @@ import numpy.typing as npt
 
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Value
+from mercer.ir.index import Const
 from mercer.ir.integers import Dim, IntExpr
-from mercer.ir.nests import Nests
+from mercer.ir.nests import Nest, Nests
 from mercer.ir.types import Array, DType, TensorType
+from mercer.passes.cost import parts
 from mercer.passes.ledger import Exactness
 from mercer.runtime.errors import MercerError
 
@@ -148,10 +150,20 @@ def _array(dtype: DType, shape: tuple[int, ...], sample: Sample, random: np.rand
 
 
 def _real_tolerance(before: Nests, after: Nests) -> float:
-    old = {constant.data.digest for constant in before.constants}
-    new = [c.type.dtype for c in after.constants if c.data.digest not in old and c.type.dtype.is_float]
-    roundings = [float(cast(Any, ml_dtypes.finfo(dtype.numpy)).eps) for dtype in new]
+    """Wider when `after` has constants or literals that `before` has not."""
+    old, new = dict(_numbers(before)), dict(_numbers(after))
+    types = {dtype for number, dtype in new.items() if number not in old and dtype.is_float}
+    roundings = (float(cast(Any, ml_dtypes.finfo(dtype.numpy)).eps) for dtype in types)
     return max([REAL_TOLERANCE, *(CONSTANT_ROUNDINGS * eps for eps in roundings)])
+
+
+def _numbers(program: Nests) -> Iterator[tuple[Hashable, DType]]:
+    """Every constant and literal with its element type."""
+    for constant in program.constants:
+        yield constant.data.digest, constant.type.dtype
+    for statement in program.statements:
+        if isinstance(statement, Nest):
+            yield from ((part, part.dtype) for part in parts(statement.body) if isinstance(part, Const))
 
 
 def _difference(

@@ -24,8 +24,9 @@ class Fold(RewritePass):
     """What depends on constants alone is computed now, by the reference.
 
     Needs a Graph or Nests, best after `bind`. A result larger than `free_bytes` must not be larger than `max_growth`
-    times what it is computed from. Class: real, since the reference accumulates in f64 and rounds once, which a backend
-    at run time would not. This is what makes the generating net of a continuous kernel vanish.
+    times what it is computed from. Class: bit, since the reference computes each node as the IR says it rounds; what a
+    backend would have computed at run time is only as close as the backend is. This is what makes the generating net of
+    a continuous kernel vanish.
     """
 
     name: ClassVar[str] = "fold"
@@ -34,7 +35,7 @@ class Fold(RewritePass):
     max_growth: int = 4
 
     def rewrites(self) -> Sequence[Rewrite]:
-        return (Rewrite("fold_constants", any_node(test=_reads_constants), self._fold, Exactness.REAL),)
+        return (Rewrite("fold_constants", any_node(test=_reads_constants), self._fold, Exactness.BIT),)
 
     def _fold(self, match: Match, build: Builder) -> Outcome:
         node = match.root
@@ -70,7 +71,7 @@ class Fold(RewritePass):
             operands = [constants[name] for name in sorted(names)]
             reason = self._obstacle(defined(statement), operands)
             costs = None if reason else (statement_cost(statement, types), Cost(0, 0))
-            context.record_statement(self.name, "fold_statement", statement, Exactness.REAL, reason, costs)
+            context.record_statement(self.name, "fold_statement", statement, Exactness.BIT, reason, costs)
             if reason:
                 kept.append(statement)
                 continue

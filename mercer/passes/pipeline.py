@@ -9,8 +9,10 @@ from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
 from mercer.passes.fold import Fold
 from mercer.passes.fuse import Fuse
+from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
 from mercer.passes.pairwise import Pairwise
+from mercer.passes.simplify import Simplify
 
 INFERENCE: tuple[Pass, ...] = (
     Bind(),
@@ -21,7 +23,9 @@ INFERENCE: tuple[Pass, ...] = (
     CommonSubexpressions(),
     DeadCode(),
     Lower(),
-    Pairwise(),  # before fuse, while a distance still stands alone
+    Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone
+    Simplify(),
+    Hoist(),  # before fuse, which makes it the epilogue of what it reads
     Fold(),  # the norms of constant centers
     Fuse(),
     CommonSubexpressions(),
