@@ -172,6 +172,9 @@ class IntExpr:
                 return whole + rest // divisor
         return IntExpr.atom(Quotient(self, divisor))
 
+    def __rfloordiv__(self, other: int) -> IntExpr:
+        return IntExpr.constant(other) // self
+
     def __mod__(self, other: IntLike) -> IntExpr:
         """Remainder of the floor division."""
         divisor = IntExpr.of(other)
@@ -184,6 +187,9 @@ class IntExpr:
             if whole.terms:
                 return rest % divisor
         return IntExpr.atom(Remainder(self, divisor))
+
+    def __rmod__(self, other: int) -> IntExpr:
+        return IntExpr.constant(other) % self
 
     def minimum(self, other: IntLike) -> IntExpr:
         return self._extremum("min", IntExpr.of(other))
@@ -328,7 +334,13 @@ class IntExpr:
             new = replacement(atom)
             return IntExpr.atom(atom) if new is None else new
 
-        result: IntLike = self.evaluate(leaf, IntExpr.minimum, IntExpr.maximum)
+        def minimum(left: IntLike, right: IntLike) -> IntExpr:
+            return IntExpr.of(left).minimum(right)
+
+        def maximum(left: IntLike, right: IntLike) -> IntExpr:
+            return IntExpr.of(left).maximum(right)
+
+        result: IntLike = self.evaluate(leaf, minimum, maximum)
         return IntExpr.of(result)
 
 
