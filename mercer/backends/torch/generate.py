@@ -33,7 +33,8 @@ def source(graph: Graph, library: Library) -> str:
     """A complete Python module that needs only PyTorch: one class, named as the model, and the functions it calls.
 
     `state_dict` keys are the names of the parameters, whose values are not in the text. The same graph gives the same
-    text. Raises MercerError when a constant has no data, or from `library` when an operator does not fit.
+    text. Raises MercerError when a constant has no data, when a parameter has a name that PyTorch cannot hold, or from
+    `library` when an operator does not fit.
     """
     return _Generator(graph, library).source()
 
@@ -114,6 +115,9 @@ class _Generator:
         root = _Container()
         for parameter in self.graph.parameters:
             *path, name = parameter.name.split(".")
+            if "training" in (*path, name):
+                hint = "give the layer another name with `as`"
+                raise MercerError(f"PyTorch modules cannot hold `training`, a part of `{parameter.name}`", hint)
             container = root
             for part in path:
                 container = container.children.setdefault(part, _Container())
@@ -222,10 +226,9 @@ class _Generator:
         name = self.helpers.get(function.text)
         if name is None:
             name = self.helpers[function.text] = self.helper_names.new(f"_{node.operator}")
-            described = ", ".join(map(str, types)) + "".join(
-                f"; {k} = {format_attribute(v)}" for k, v in attributes.items()
-            )
-            comment = textwrap.wrap(f"{node.operator} of {described}", 118, break_on_hyphens=False)
+            settings = "".join(f"; {key}={format_attribute(value)}" for key, value in attributes.items())
+            described = f"{node.operator} of {', '.join(map(str, types))}{settings}"
+            comment = textwrap.wrap(described, 118, break_on_hyphens=False)
             self.functions.append("\n".join([*(f"# {line}" for line in comment), f"def {name}{function.text}"]))
         constants = {c.name: c for c in instance.constants}
         arguments = [
