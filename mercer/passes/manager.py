@@ -184,7 +184,7 @@ def run_passes(program: Program, passes: Sequence[Pass], context: PassContext) -
     """Apply the passes in order; reports are added to `context.reports`.
 
     Raises PipelineError when a pass does not fit the level of the program, what a pass raises, and with
-    `context.verify_each` VerifyError or ExactnessError for a pass that breaks the IR or its own claim.
+    `context.verify_each` VerificationError or ExactnessError for a pass that breaks the IR or its own claim.
     """
     check_levels(program, passes)
     for step, each in enumerate(passes, start=1):
@@ -224,6 +224,8 @@ def _verify(each: Pass, before: Program, after: Program, context: PassContext, e
     claim = Exactness.weakest(entry.exactness for entry in fired)
     bound = sum(entry.error or 0.0 for entry in fired) if claim is Exactness.APPROX else None
     left, right = (lower(p, context.library) if isinstance(p, Graph) else p for p in (before, after))
+    if not fired and left == right:
+        return
     if any(constant.data.array is None for constant in (*left.constants, *right.constants)):
         context.ledger.warn(each.name, left.name, "exactness not verified: the data of a constant is not loaded")
         return
