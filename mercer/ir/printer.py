@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from mercer.ir.graph import AttributeValue, Constant, Graph, Initializer, KernelValue, Node, Parameter, Value
-from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, call, children
+from mercer.ir.index import FUNCTIONS, Axis, Call, Const, Expr, Index, Read, Reduce, call, children
 from mercer.ir.integers import Atom, Computed, Dim, Extremum, IntExpr, Quotient, Remainder, Var
 from mercer.ir.nests import Nests, Origin, Primitive, Statement
 from mercer.ir.spans import NOWHERE, Span
@@ -315,7 +315,8 @@ class _Writer:
 
     def _call(self, expr: Call) -> tuple[str, int]:
         name, arguments = expr.function, expr.arguments
-        if name == "cast" or not arguments or expr.dtype is not call(name, *arguments).dtype:
+        known = name in FUNCTIONS and name != "cast" and arguments
+        if not known or expr.dtype is not call(name, *arguments).dtype:
             return f"{_word(name)}:{expr.dtype}({', '.join(map(self.text, arguments))})", _ATOM
         if name in INFIX and len(arguments) == 2:
             sign, strength = INFIX[name]
