@@ -77,12 +77,19 @@ class _Hashed:
         return hash((type(self).__name__, *(getattr(self, f) for f in self.__dataclass_fields__)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Const(_Hashed):
-    """A literal number or truth value of the given element type."""
+    """A literal number or truth value of the given element type; 0.0 and -0.0 differ, and a NaN equals itself."""
 
     number: float | int | bool | complex
     dtype: DType
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Const) and self.dtype is other.dtype and repr(self.number) == repr(other.number)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((repr(self.number), self.dtype))
 
     def __hash__(self) -> int:
         return self._hash

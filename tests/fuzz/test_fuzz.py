@@ -33,6 +33,11 @@ def sample(program: Program, batch: int, seed: int) -> list[Array]:
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
+def largest(values: Array) -> float:
+    """Largest magnitude, NaN left out: the mean of an empty batch is NaN everywhere."""
+    return float(np.nan_to_num(np.abs(values)).max(initial=0.0))
+
+
 def disagreement(program: Program, seed: int) -> str | None:
     """What differs between the backends on this program, or None."""
     weights = program.initial(seed)
@@ -50,12 +55,14 @@ def disagreement(program: Program, seed: int) -> str | None:
         binary = executable(*inputs)
         binaries = binary if isinstance(binary, tuple) else (binary,)
         for number, (truth, near) in enumerate(zip(exact, rounded, strict=True)):
-            scale = 1.0 + float(np.abs(truth).max(initial=0.0))
-            tolerance = 2e-5 * scale + 50 * float(np.abs(near - truth).max(initial=0.0))
+            scale = 1.0 + largest(truth)
+            tolerance = 2e-5 * scale + 50 * largest(near - truth)
             for name, found in (("torch", modules[number]), ("tvm", binaries[number])):
                 if found.shape != truth.shape:
                     return f"{name}, batch {batch}, result {number}: shape {found.shape}, expected {truth.shape}"
-                error = float(np.abs(found - truth).max(initial=0.0))
+                if not np.array_equal(np.isnan(found), np.isnan(truth)):
+                    return f"{name}, batch {batch}, result {number}: NaN in other places"
+                error = largest(found - truth)
                 if not error <= tolerance:
                     return f"{name}, batch {batch}, result {number}: error {error:.2e} above {tolerance:.2e}"
     return None
