@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
@@ -174,7 +175,7 @@ def too_long(lengths: Iterable[tuple[str, int]]) -> list[str]:
 
 
 def test_no_file_is_too_long() -> None:
-    sources = [p for p in files() if p.suffix in {".py", ".mer", ".lark"}]
+    sources = [p for p in PACKAGE.rglob("*") if p.suffix in {".py", ".mer", ".lark"}]
     assert len(sources) > 50
     assert too_long((str(p.relative_to(ROOT)), len(p.read_text().splitlines())) for p in sources) == []
     assert too_long([("planted.py", LONGEST_FILE + 1)])
@@ -184,3 +185,18 @@ def test_no_file_knows_a_machine() -> None:
     found = [f"{p.relative_to(ROOT)}: {m[0]}…" for p in files() for m in MACHINE.finditer(p.read_text(errors="ignore"))]
     assert found == []
     assert MACHINE.search("open('" + "/home" + "/someone/x.npz')")
+
+
+def test_the_lock_covers_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    names = {name.lower().replace("_", "-"): version for name, version in locked.items()}
+    for requirement in [
+        *project["dependencies"],
+        *project["optional-dependencies"]["demo"],
+        *project["optional-dependencies"]["dev"],
+    ]:
+        name, relation, version = re.fullmatch(r"([\w.-]+)(?:\[.*\])?(?:(==|>=)(.*))?", requirement).groups()
+        if name != "mercer":
+            found = names[name.lower().replace("_", "-")]
+            assert relation == ">=" or found == version
