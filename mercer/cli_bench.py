@@ -1,0 +1,195 @@
+"""Latency of several callables side by side, and the peers that an artifact is compared with."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mercer.compiler import UsageError, library_of, parse_ir
+from mercer.ir.graph import Constant, Graph
+from mercer.ir.types import Array, Data
+from mercer.runtime.artifact import DTYPES, Artifact, Signature, evaluate_dim, free_symbols
+from mercer.runtime.errors import nearest
+from mercer.runtime.session import Executable
+
+if TYPE_CHECKING:
+    from mercer.compiler import Progress
+
+ROUNDS = 5
+BLOCK_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of one call in microseconds; `missing` says why there is none."""
+
+    system: str
+    batch: int
+    microseconds: float | None
+    missing: str = ""
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median microseconds of each callable, measured in turns so that a busy moment of the machine meets all of them.
+
+    A turn is a block of calls of one kind, since threads that wait actively would disturb the next call of another.
+    """
+    samples: dict[str, list[int]] = {name: [] for name in calls}
+    for number in range(ROUNDS + 1):  # the first round warms up
+        for name, call in calls.items():
+            call()
+            block: list[int] = []
+            end = time.perf_counter() + BLOCK_SECONDS
+            while not block or time.perf_counter() < end:
+                start = time.perf_counter_ns()
+                call()
+                block.append(time.perf_counter_ns() - start)
+            if number:
+                samples[name] += block
+    return {name: statistics.median(times) / 1e3 for name, times in samples.items()}
+
+
+def random_inputs(signature: Signature, sizes: Mapping[str, int], seed: int = 0) -> tuple[Array, ...]:
+    """Inputs that fit the signature: floats in 0..1, integers 0 and 1."""
+    generator = np.random.default_rng(seed)
+
+    def draw(dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
+        return (generator.random(shape) if dtype.kind in "fc" else generator.integers(0, 2, shape)).astype(dtype)
+
+    return tuple(draw(DTYPES[s.dtype], [evaluate_dim(d, sizes) for d in s.shape]) for s in signature.inputs)
+
+
+def bench(
+    executable: Executable,
+    against: Sequence[str],
+    batches: Sequence[int],
+    sizes: Mapping[str, int],
+    progress: Progress | None = None,
+) -> list[Latency]:
+    """Latency of the artifact and of every peer that this machine has, for each batch size, in one run.
+
+    Every symbolic dim takes the batch size unless `sizes` gives it. Raises UsageError for an unknown peer or dim.
+    """
+    for name in against:
+        if name not in PEERS:
+            near = nearest(name, PEERS)
+            raise UsageError(
+                f"there is no peer `{name}`", f"did you mean `{near}`?" if near else f"one of {', '.join(PEERS)}"
+            )
+    symbols = {symbol for s in executable.signature.inputs for dim in s.shape for symbol in free_symbols(str(dim))}
+    for name in sizes:
+        if name not in symbols:
+            raise UsageError(
+                f"there is no dim `{name}`", f"the dims are {', '.join(sorted(symbols)) or 'all constant'}"
+            )
+    rows: list[Latency] = []
+    with torch_threads(executable.threads, against):
+        for number, batch in enumerate(batches):
+            if progress is not None:
+                progress(number, len(batches), f"batch {batch}")
+            inputs = random_inputs(executable.signature, dict.fromkeys(symbols, batch) | dict(sizes))
+            calls: dict[str, Callable[[], object]] = {"mercer": lambda inputs=inputs: executable(*inputs)}
+            missing: dict[str, str] = {}
+            for name in against:
+                peer = PEERS[name](executable.artifact, inputs)
+                if isinstance(peer, str):
+                    missing[name] = peer
+                else:
+                    calls[name] = peer
+            times = interleaved(calls)
+            rows += [Latency(name, batch, times.get(name), missing.get(name, "")) for name in ("mercer", *against)]
+    return rows
+
+
+@contextmanager
+def torch_threads(count: int, needed: object = True) -> Generator[None]:
+    """PyTorch with `count` threads; when it is not needed or not there, nothing happens."""
+    if not needed or importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+def _eager(artifact: Artifact, inputs: Sequence[Array]) -> Callable[[], object] | str:
+    return _peer(artifact, inputs, compiled=False)
+
+
+def _inductor(artifact: Artifact, inputs: Sequence[Array]) -> Callable[[], object] | str:
+    if shutil.which("g++") is None:
+        return "torch.compile needs g++, which is not on the PATH"
+    return _peer(artifact, inputs, compiled=True)
+
+
+PEERS: dict[str, Callable[[Artifact, Sequence[Array]], Callable[[], object] | str]] = {
+    "torch": _eager,
+    "inductor": _inductor,
+}
+"""What gives a call on the given inputs, or says why it cannot be had here."""
+
+
+def _peer(artifact: Artifact, inputs: Sequence[Array], compiled: bool) -> Callable[[], object] | str:
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    import torch
+
+    from mercer.backends.torch import module
+
+    on_gpu = artifact.manifest.target.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        return "this PyTorch has no CUDA"
+    device = "cuda" if on_gpu else "cpu"
+    graph = graph_of(artifact)
+    weights = {p.name: np.zeros([d.value for d in p.type.shape], p.type.dtype.numpy) for p in graph.parameters}
+    net: Any = module(graph, library_of(graph), weights).eval().to(device)
+    if compiled:
+        net = torch.compile(net)
+    tensors = [torch.from_numpy(x).to(device) for x in inputs]
+
+    def call() -> object:
+        with torch.inference_mode():
+            result = net(*tensors)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return result
+
+    return call
+
+
+def graph_of(artifact: Artifact) -> Graph:
+    """The optimized graph of an artifact. Contents that the binary keeps in another form are replaced by random ones:
+    the graph is there to be timed, and no time depends on them."""
+    from safetensors.numpy import load
+
+    stored = load(artifact.members.get("weights.safetensors", b""))
+    graph, _ = parse_ir(artifact.member("ir/graph.mir").decode(), "ir/graph.mir")
+    assert isinstance(graph, Graph)
+    generator = np.random.default_rng(0)
+
+    def filled(constant: Constant) -> Constant:
+        if constant.data.array is not None:
+            return constant
+        array = stored.get(constant.name)
+        if array is None or Data(array).digest != constant.data.digest:
+            shape = [extent.value for extent in constant.type.shape]
+            array = (0.1 * generator.standard_normal(shape)).astype(constant.type.dtype.numpy)
+        return replace(constant, data=Data(array))
+
+    return replace(graph, constants=tuple(map(filled, graph.constants)))

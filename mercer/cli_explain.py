@@ -1,0 +1,110 @@
+"""What `mercer explain` says about an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+from mercer.cli_show import show_table, size_text
+from mercer.passes.ledger import Ledger, LedgerEntry
+from mercer.runtime.artifact import Artifact
+
+
+def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+    """Everything that the manifest says, ready for JSON. Raises ArtifactError when the ledger cannot be read."""
+    manifest = artifact.manifest
+    ledger = read_ledger(artifact)
+    return {
+        "target": manifest.target,
+        "version": manifest.version,
+        "cpu_features": list(manifest.cpu_features),
+        "signature": repr(manifest.signature),
+        "exactness": ledger.exactness().value,
+        "error": ledger.error(),
+        "rewrites": [row for row in ledger.to_json() if row["kind"] == "rewrite"],
+        "warnings": [row for row in ledger.to_json() if row["kind"] == "warning"],
+        "steps": list(manifest.entry.get("steps", ())),
+        "members": [
+            {"name": name, "bytes": m.bytes, "sha256": m.sha256} for name, m in sorted(manifest.members.items())
+        ],
+    }
+
+
+def read_ledger(artifact: Artifact) -> Ledger:
+    """The ledger of an artifact. Raises ArtifactError."""
+    from mercer.runtime.errors import ArtifactError
+
+    try:
+        return Ledger.from_json(artifact.manifest.ledger)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{artifact.origin}: its ledger cannot be read ({error})", "compile it again") from error
+
+
+def show_artifact(summary: Mapping[str, Any]) -> None:
+    """Print what `describe_artifact` found."""
+    needs = f", needs {', '.join(summary['cpu_features'])}" if summary["cpu_features"] else ""
+    print(f"{summary['file']}: {summary['target']}, Mercer {summary['version']}{needs}")
+    print(f"{summary['signature']}\n")
+    ledger = Ledger.from_json([*summary["rewrites"], *summary["warnings"]])
+    if ledger.fired():
+        rows = [row for group in _groups(ledger.fired()) for row in _taken(group)]
+        columns = ("pass", "rewrite", "exactness", "operator", "node", "line", ">operations", ">after")
+        show_table(columns, rows, title="Rewrites taken")
+    if ledger.refused():
+        rows = [(e.pass_name, e.rewrite, e.operator, e.node, _place(e), e.reason or "") for e in ledger.refused()]
+        show_table(("pass", "rewrite", "operator", "node", "line", "why not"), rows, title="Rewrites refused")
+    print(_exactness(ledger))
+    for warning in ledger.warnings:
+        print(f"warning: {warning.subject}: {warning.message}")
+    print()
+    if summary["steps"]:
+        rows = [(s["function"], s["family"], s["detail"], s["source"]) for s in summary["steps"]]
+        show_table(("function", "schedule", "chosen", "line"), rows, title="What runs, in order")
+    rows = [(m["name"], size_text(m["bytes"]), m["sha256"][:16]) for m in summary["members"]]
+    show_table(("member", ">size", "sha256"), rows, title="Members")
+
+
+def _groups(entries: Iterable[LedgerEntry]) -> Iterable[list[LedgerEntry]]:
+    """Neighbours that did the same thing for the same line of text."""
+
+    def key(e: LedgerEntry) -> tuple[str, str, str, str]:
+        return e.pass_name, e.rewrite, e.exactness.value, _place(e)
+
+    return (list(group) for _, group in groupby(entries, key))
+
+
+def _taken(group: list[LedgerEntry]) -> list[tuple[object, ...]]:
+    first = group[0]
+    cost = [e for e in group if e.cost_before is not None and e.cost_after is not None]
+    before = f"{sum(e.cost_before.flops for e in cost if e.cost_before):,}" if cost else ""
+    after = f"{sum(e.cost_after.flops for e in cost if e.cost_after):,}" if cost else ""
+    error = f" {first.error:.1e}" if first.error else ""
+    operators = ", ".join(dict.fromkeys(e.operator for e in group))
+    nodes = first.node if len(group) == 1 else f"{first.node} and {len(group) - 1} more"
+    return [
+        (
+            first.pass_name,
+            first.rewrite,
+            f"{first.exactness.value}{error}",
+            operators,
+            nodes,
+            _place(first),
+            before,
+            after,
+        )
+    ]
+
+
+def _place(entry: LedgerEntry) -> str:
+    return f"{entry.span.file}:{entry.span.line}" if entry.span.line else ""
+
+
+def _exactness(ledger: Ledger) -> str:
+    meaning = {
+        "bit": "every rewrite keeps all bits",
+        "real": "equal over the real numbers; rounding may differ",
+        "approx": f"approximate, errors add up to {ledger.error():.2e} (relative L2)",
+    }[ledger.exactness().value]
+    counts = f"{len(ledger.fired())} rewrites taken, {len(ledger.refused())} refused"
+    return f"Exactness {ledger.exactness().value}: {meaning} ({counts})"

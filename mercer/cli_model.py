@@ -1,0 +1,147 @@
+"""What `mercer check`, `mercer ir` and `mercer ops` say about models and the standard library."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mercer.cli_show import show_table, size_text
+from mercer.compiler import TARGETS, Program, UsageError
+from mercer.frontend.library import default_library
+from mercer.ir.graph import Graph
+from mercer.ir.lower import lower
+from mercer.ir.nests import Nests
+from mercer.ir.types import Array
+from mercer.passes.cost import elements, node_cost, size
+from mercer.passes.manager import Pass, PassContext, run_passes
+from mercer.passes.pipeline import INFERENCE
+from mercer.runtime.errors import nearest
+
+
+def describe_model(program: Program) -> dict[str, Any]:
+    """Signature, parameters, operators and cost, ready for JSON."""
+    graph, types = program.graph, program.graph.types()
+    costs = [node_cost(node, types, program.library) for node in graph.nodes]
+    operators = Counter(node.operator for node in graph.nodes)
+    operations = dict.fromkeys(operators, 0)
+    for node, cost in zip(graph.nodes, costs, strict=True):
+        operations[node.operator] += cost.flops
+    return {
+        "model": program.name,
+        "signature": str(program.signature),
+        "parameters": [
+            {
+                "name": p.name,
+                "type": str(p.type),
+                "count": elements(p.type.shape),
+                "initializer": str(p.initializer),
+                "trainable": p.trainable,
+            }
+            for p in graph.parameters
+        ],
+        "operators": [{"name": n, "nodes": k, "operations": operations[n]} for n, k in sorted(operators.items())],
+        "trainable": sum(elements(p.type.shape) for p in graph.parameters if p.trainable),
+        "parameter_bytes": sum(size(p.type) for p in graph.parameters),
+        "operations": sum(cost.flops for cost in costs),
+        "bytes_moved": sum(cost.bytes for cost in costs),
+    }
+
+
+def show_model(summary: Mapping[str, Any]) -> None:
+    """Print what `describe_model` found."""
+    print(f"{summary['model']}{summary['signature']}")
+    if summary["parameters"]:
+        rows = [
+            (
+                p["name"],
+                p["type"],
+                f"{p['count']:,}",
+                p["initializer"] if p["trainable"] else f"{p['initializer']}, fixed",
+            )
+            for p in summary["parameters"]
+        ]
+        show_table(("parameter", "type", ">count", "starts as"), rows)
+    if summary["operators"]:
+        rows = [(o["name"], o["nodes"], f"{o['operations']:,}") for o in summary["operators"]]
+        show_table(("operator", ">nodes", ">operations"), rows)
+    print(f"{summary['trainable']:,} trainable numbers, {size_text(summary['parameter_bytes'])} of parameters")
+    moved = size_text(summary["bytes_moved"])
+    print(f"{summary['operations']:,} scalar operations and {moved} moved, with every symbolic dim 1, before any pass")
+
+
+# --- IR ---------------------------------------------------------------------------------------------------------------
+
+
+def ir_after(
+    program: Program,
+    level: Literal["graph", "nests"] | None,
+    after: str | None,
+    target: str | None,
+    weights: Mapping[str, Array] | None,
+) -> Graph | Nests:
+    """The IR of a program at a level: unchanged, after the last pass called `after`, or after all passes of `target`.
+
+    Without a level it is the one that the passes leave. Raises UsageError.
+    """
+    passes = _passes(after, target)
+    context = PassContext(program.library, weights=program.initial() if weights is None else weights)
+    graph: Graph | Nests = program.graph
+    ir: Graph | Nests = graph
+    for each in passes:
+        ir = run_passes(ir, (each,), context)
+        graph = ir if isinstance(ir, Graph) else graph
+    if level == "nests" and isinstance(ir, Graph):
+        return lower(ir, program.library)
+    if level == "graph" and isinstance(ir, Nests):
+        if after is not None:
+            raise UsageError(
+                f"after `{after}` there is no graph any more", "leave out --level, or name an earlier pass"
+            )
+        return graph
+    return ir
+
+
+def _passes(after: str | None, target: str | None) -> tuple[Pass, ...]:
+    if target is not None and target.partition(":")[0] not in TARGETS:
+        near = nearest(target.partition(":")[0], TARGETS)
+        raise UsageError(
+            f"there is no target `{target}`", f"did you mean `{near}`?" if near else f"one of {', '.join(TARGETS)}"
+        )
+    pipeline = () if target is not None and target.startswith("torch") else INFERENCE
+    if after is None:
+        return () if target is None else pipeline
+    names = [each.name for each in pipeline]
+    if after not in names:
+        near = nearest(after, names)
+        listed = ", ".join(dict.fromkeys(names)) or "no pass: the torch target keeps the model as it is"
+        raise UsageError(f"there is no pass `{after}`", f"did you mean `{near}`?" if near else f"there are: {listed}")
+    last = len(names) - names[::-1].index(after)
+    return pipeline[:last]
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+def definitions() -> list[dict[str, str]]:
+    """Kind, name and first sentence of everything in the standard library."""
+    library = default_library()
+    found = (library.definition(name) for name in library.names())
+    rows = [{"kind": d.kind, "name": d.name.name, "what": _summary(d.doc)} for d in found if d is not None]
+    return sorted(rows, key=lambda row: (row["kind"], row["name"].lower()))
+
+
+def definition(name: str) -> str:
+    """The text of one definition with its comment. Raises UsageError."""
+    library = default_library()
+    found = library.definition(name)
+    if found is None:
+        near = nearest(name, library.names())
+        raise UsageError(f"the library has no `{name}`", f"did you mean `{near}`?" if near else "mercer ops lists all")
+    comment = "".join(f"# {line}\n" for line in found.doc.splitlines())
+    return f"{comment}{found.source}"
+
+
+def _summary(doc: str) -> str:
+    text = " ".join(doc.split())
+    return text.split(". ")[0].rstrip(".")
