@@ -6,8 +6,8 @@ same bits), all other functions are computed in f64 and rounded once. A reductio
 in i64) and is rounded once; the factors of a product under a `sum` are multiplied in f64 as well. With
 `precision = F64` all of f32, f16 and bf16 is f64 instead, which judges the error of everything else.
 
-Integers wrap (two's complement), conversion from a float truncates, `max` of nothing is the lowest value of its type.
-Every read of a statement is checked, also in the branch that a `where` does not choose.
+Integers wrap (two's complement), conversion from a float truncates (`functions.convert`), `max` of nothing is the
+lowest value of its type. Every read of a statement is checked, also in the branch that a `where` does not choose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from mercer.ir.functions import NUMPY_REDUCERS, EvaluationError, apply, convert
 from mercer.ir.graph import Value
-from mercer.ir.index import Axis, Call, Computed, Const, Expr, Index, Read, Reduce, Reducer, computed
+from mercer.ir.index import Axis, Call, Computed, Const, Expr, Index, Read, Reduce, Reducer, children, computed
 from mercer.ir.integers import Dim, IntExpr, Var
 from mercer.ir.nests import Nest, Nests, Primitive, Statement, defined
 from mercer.ir.types import Array, DType
@@ -191,6 +191,7 @@ class _Scope:
     shared: frozenset[str] = frozenset()
     done: dict[Expr, _Grid] = field(default_factory=dict[Expr, _Grid])
     free: dict[Expr, frozenset[str]] = field(default_factory=dict[Expr, frozenset[str]])
+    sizes: dict[Expr, tuple[int, frozenset[str]]] = field(default_factory=dict[Expr, tuple[int, frozenset[str]]])
 
     def extents(self, names: Iterable[str]) -> tuple[int, ...]:
         return tuple(len(self.ranges[name]) for name in names)
@@ -417,19 +418,18 @@ class _Scope:
 
     def largest(self, expr: Expr) -> tuple[int, frozenset[str]]:
         """(elements, indices) of the largest intermediate that `expr` needs."""
+        if expr in self.sizes:
+            return self.sizes[expr]
         free = self.free_variables(expr)
-        own = (math.prod(self.extents(self.ordered(free))), free)
-        match expr:
-            case Const() | Index():
-                return own
-            case Read():
-                inner = [self.largest(e) for index in expr.indices for e in computed(index)]
-            case Call():
-                inner = [self.largest(argument) for argument in expr.arguments]
-            case Reduce(reducer, axes, body):
-                scope = self.inside(axes)
-                inner = [scope.largest(p) for p in (_factors(body) if reducer is Reducer.SUM else (body,))]
-        return max((own, *inner), key=lambda item: item[0])
+        sizes = [(math.prod(self.extents(self.ordered(free))), free)]
+        if isinstance(expr, Reduce):
+            scope = self.inside(expr.axes)
+            parts = _factors(expr.body) if expr.reducer is Reducer.SUM else (expr.body,)
+            sizes += [scope.largest(part) for part in parts]
+        else:
+            sizes += [self.largest(child) for child in children(expr)]
+        self.sizes[expr] = max(sizes, key=lambda size: size[0])
+        return self.sizes[expr]
 
 
 def _fill(output: Array, statement: Nest, scope: _Scope) -> None:

@@ -31,14 +31,25 @@ def apply(function: str, operands: Sequence[Array], dtype: DType, stored: np.dty
 
 
 def convert(array: Array, dtype: DType, stored: np.dtype[Any]) -> Array:
-    """Values as `dtype`: floats are rounded, or truncated to integers, and integers wrap."""
+    """Values as `dtype`: floats are rounded; integers wrap.
+
+    A float becomes an integer towards zero, as far as i32 (i64) goes; what is not a number becomes the lowest integer.
+    So a position far outside of a tensor stays outside.
+    """
     if array.dtype.kind == "c" and stored.kind != "c":
         array = np.real(array)
     if dtype.is_integer and array.dtype.kind in "fV":
-        array = array.astype(np.float64).astype(np.int64)
+        array = _truncated(array, np.iinfo(np.int64 if dtype is DType.I64 else np.int32))
     if dtype is DType.I4:
         array = (np.bitwise_and(array.astype(np.int64), 15) ^ 8) - 8
     return array.astype(stored, copy=False)
+
+
+def _truncated(array: Array, limits: np.iinfo[Any]) -> Array:
+    wide = cast(Any, array.astype(np.float64))
+    inside = (wide > limits.min - 1.0) & (wide < limits.max + 1.0)
+    whole = np.where(inside, wide, 0.0).astype(np.int64)
+    return np.where(inside, whole, np.where(wide > 0, limits.max, limits.min))
 
 
 def _erf(x: Any) -> Any:
