@@ -198,6 +198,22 @@ def test_whole_graph_compiles_with_dynamic_batch() -> None:
         torch.testing.assert_close(compiled(x), net(x))
 
 
+def test_every_tensor_is_made_on_the_device_of_the_operands() -> None:
+    net = built(NET).to("meta")
+    result = net(torch.empty(5, 1, 6, 6, device="meta"))
+    assert result.device.type == "meta" and tuple(result.shape) == (5, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    net = built(NET).eval()
+    x = torch.randn(4, 1, 6, 6)
+    expected = net(x)
+    result = net.to(dtype)(x.to(dtype))
+    assert result.dtype is dtype
+    torch.testing.assert_close(result.float(), expected, rtol=0.1, atol=0.1)
+
+
 def test_several_inputs_and_outputs() -> None:
     check(
         *parsed("""
@@ -436,6 +452,20 @@ def view(statement: str) -> tuple[Graph, DefinitionLibrary]:
 @pytest.mark.parametrize("form", VIEWS)
 def test_index_notation(form: str) -> None:
     check(*view(VIEWS[form]))
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+@pytest.mark.parametrize(
+    "statement",
+    ["y[p < 6] = max[n] x[n, p]", "y[p < 6] = min[n, q < 6] x[n, p] * m[p, q]", "y[p < 2] = f32(max[n] k[n] + p)"],
+)
+def test_largest_of_a_batch_that_may_be_empty(statement: str, batch: int) -> None:
+    check(*view(statement), batch=batch)
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_native_reduction_over_a_batch_that_may_be_empty(batch: int) -> None:
+    check(*parsed("model M(x: f32[N, 3]) -> f32[3] { return max(x; axis = 0) }"), batch=batch)
 
 
 def test_check_finds_a_wrong_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+
+import numpy as np
 
 from mercer.backends.torch.code import Block, Code, Names
 from mercer.backends.torch.functions import TORCH_TYPES
@@ -269,10 +272,24 @@ class _Nest:
             case Reducer.SUM:
                 method = "any"
             case Reducer.MAX | Reducer.MIN:
+                term = self.never_empty(term, present, expr.reducer)
                 method = f"a{expr.reducer.value}" if term.dtype is not DType.BOOL else _OF_TRUTH[expr.reducer]
             case Reducer.ANY | Reducer.ALL:
                 method = expr.reducer.value
         return self.collapse(term, present, f".{method}({{axes}})", term.dtype)
+
+    def never_empty(self, term: Term, axes: Sequence[Label], reducer: Reducer) -> Term:
+        """With one more element along symbolic axes: PyTorch has no largest element of nothing."""
+        margins = [(ZERO, ZERO if label.extent.is_constant or label not in axes else ONE) for label in term.labels]
+        if term.dtype is DType.BOOL or all(after == ZERO for _, after in margins):
+            return term
+        if term.dtype.is_float:
+            number: float = -math.inf if reducer is Reducer.MAX else math.inf
+        else:
+            limits = np.iinfo(cast(Any, term.dtype.numpy))
+            number = int(limits.min if reducer is Reducer.MAX else limits.max)
+        code = self.reader.padded(term.code, margins, Const(number, term.dtype))
+        return Term(code, term.labels, term.dtype)
 
     def label(self, axis: Axis, scope: Mapping[str, Label]) -> Label:
         """The label of a reduction's axis, the same for equal axes so that their terms are shared."""

@@ -191,6 +191,12 @@ def _unsqueeze(site: Site) -> str | None:
     return None if any(site.numbers) else f"{site.operands[0]}.unsqueeze({site.axis(rank=site.result.rank)})"
 
 
+def _never_empty(site: Site) -> bool:
+    """PyTorch has no largest element of nothing."""
+    extent = site.types[0].shape[site.axis()]
+    return _floating(site) and extent.is_constant and extent.value > 0
+
+
 def _same_leading(site: Site) -> bool:
     return _floating(site) and len({type.shape[:-2] for type in site.types}) == 1
 
@@ -262,8 +268,8 @@ NATIVE: dict[str, Native | Rule] = {
     "sum": _reduction("{0}.sum({axis})"),
     "prod": _reduction("{0}.prod({axis})"),
     "mean": _reduction("{0}.mean({axis})"),
-    "max": _reduction("{0}.amax({axis})"),
-    "min": _reduction("{0}.amin({axis})"),
+    "max": Native("{0}.amax({axis})", {"keepdim": ("keepdim", False)}, _never_empty),
+    "min": Native("{0}.amin({axis})", {"keepdim": ("keepdim", False)}, _never_empty),
     "any": _any_type("{0}.any({axis})"),
     "all": _any_type("{0}.all({axis})"),
     "var": Native("{0}.var({axis})", {"correction": ("correction", 1), "keepdim": ("keepdim", False)}),

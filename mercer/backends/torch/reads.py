@@ -79,7 +79,7 @@ class Reader:
         reading = self._plan(type, expr, free, scope, integer)
         view = _View(tensor, [])
         if any(before.terms or after.terms for before, after in reading.margins):
-            view.code = self._pad(tensor, reading.margins, expr.pad)
+            view.code = self.padded(tensor, reading.margins, expr.pad)
         self._slice(view, reading)
         self._unfold(view, reading)
         self._flip(view, reading)
@@ -173,7 +173,7 @@ class Reader:
 
     # --- affine indices -----------------------------------------------------------------------------------------------
 
-    def _pad(self, code: Code, margins: Sequence[tuple[IntExpr, IntExpr]], pad: Const | None) -> Code:
+    def padded(self, code: Code, margins: Sequence[tuple[IntExpr, IntExpr]], pad: Const | None) -> Code:
         """Pad, or crop where a margin is negative."""
         first = next(i for i, margin in enumerate(margins) if any(m.terms for m in margin))
         amounts = ", ".join(self._text(m) for margin in reversed(margins[first:]) for m in margin)
