@@ -274,7 +274,7 @@ class Artifact:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+            partial.replace(path)
         except OSError as error:
             raise _cannot_write(path, error) from error
         finally:
