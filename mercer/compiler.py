@@ -208,7 +208,8 @@ def compile(
     if folder is not None:
         _dump(folder, 0, "elaborate", print_graph(program.graph))
         context.dump = functools.partial(_dump, folder)
-    return Executable(TARGETS[kind](program, target, context, _passes(pipeline), progress))
+    artifact = TARGETS[kind](program, target, context, _passes(pipeline), progress)
+    return Executable(artifact, start=False)
 
 
 def _passes(pipeline: str | Sequence[Pass] | None) -> Sequence[Pass]:

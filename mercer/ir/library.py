@@ -44,6 +44,8 @@ class Library(Protocol):
 
     def operators(self) -> frozenset[str]: ...
 
-    def normalize(self, operator: str, attributes: Mapping[str, AttributeValue]) -> tuple[tuple[str, AttributeValue], ...]:
+    def normalize(
+        self, operator: str, attributes: Mapping[str, AttributeValue]
+    ) -> tuple[tuple[str, AttributeValue], ...]:
         """All attributes of `operator` in declaration order, defaults filled in."""
         ...

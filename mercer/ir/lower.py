@@ -8,7 +8,7 @@ from dataclasses import replace
 from mercer.ir.graph import Constant, Graph, Node, Value
 from mercer.ir.index import Const, Expr, Read, transform
 from mercer.ir.library import Instance, Library
-from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement, defined
+from mercer.ir.nests import Nests, Origin, Primitive, Statement, defined
 
 
 def lower(graph: Graph, library: Library) -> Nests:

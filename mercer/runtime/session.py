@@ -6,6 +6,7 @@ an artifact of its target is loaded.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from .artifact import DTYPES, Artifact, Dim, Signature, TensorSpec, bind_dim, free_symbols
 from .errors import InputError, first_line, nearest
-from .executors import executor_of
+from .executors import Executor, executor_of
 from .profile import OpTime, summarize
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -35,11 +36,17 @@ class Executable:
     Outputs are fresh NumPy arrays. Calls from several threads take turns.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, start: bool = True) -> None:
+        """`start = False` leaves the engine to the first call: an artifact may be made for another machine."""
         self.artifact = artifact
-        self._executor = executor_of(artifact)
+        if start:
+            _ = self._executor
         self._specs = artifact.manifest.signature.inputs
         self._checked: object = None
+
+    @functools.cached_property
+    def _executor(self) -> Executor:
+        return executor_of(self.artifact)
 
     @property
     def signature(self) -> Signature:
