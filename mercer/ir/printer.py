@@ -337,13 +337,9 @@ def literal_text(constant: Const) -> str:
     number, dtype = cast(Any, constant.number), constant.dtype
     if isinstance(number, np.generic):
         number = cast(Any, number).item()
-    if dtype is DType.BOOL and number in (0, 1):
-        return "true" if number else "false"
-    if dtype is DType.C64:
-        number = complex(number)
+    if isinstance(number, bool):
+        return ("true" if number else "false") if dtype is DType.BOOL else f"{int(number)}:{dtype}"
+    if isinstance(number, complex):
         return f"({number.real!r}{number.imag:+}j)"
-    if dtype.is_integer and math.isfinite(number) and number == int(number):
-        return str(int(number)) if dtype is DType.I32 else f"{int(number)}:{dtype}"
-    if dtype.is_float and math.isfinite(number) and float(number) == number:
-        return repr(float(number)) if dtype is DType.F32 else f"{float(number)!r}:{dtype}"
-    return f"{number!r}:{dtype}" if not isinstance(number, bool) else f"{int(number)}:{dtype}"
+    usual = dtype is (DType.F32 if isinstance(number, float) else DType.I32) and math.isfinite(number)
+    return repr(number) if usual else f"{number!r}:{dtype}"
