@@ -78,7 +78,7 @@ def topological_order(program: Program) -> tuple[Step, ...]:
     try:
         order: list[int] = list(nx.lexicographical_topological_sort(graph))
     except nx.NetworkXUnfeasible:
-        cycle: list[tuple[int, int]] = list(nx.find_cycle(graph))
+        cycle: list[tuple[int, int]] = cast(Any, nx).find_cycle(graph)
         stuck = [f"%{results(every[number])[0].name}" for number, _ in cycle]
         raise CycleError(f"these tensors wait for each other: {', '.join(stuck)}") from None
     return tuple(every[number] for number in order)

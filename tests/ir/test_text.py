@@ -17,7 +17,7 @@ from mercer.ir.types import Data, DType
 from tests.ir.programs import I32, axes, computed, dim, graphs, nest, nest_programs, program, read, tensor, total, var
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(graphs())
 def test_graphs_round_trip(graph: Graph) -> None:
     text = print_graph(graph)
@@ -25,7 +25,7 @@ def test_graphs_round_trip(graph: Graph) -> None:
     assert print_graph(parse_graph(text)) == text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(nest_programs())
 def test_nests_round_trip(nests: Nests) -> None:
     text = print_nests(nests)
