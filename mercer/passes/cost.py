@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
+from mercer.ir import analysis
 from mercer.ir.graph import Node
-from mercer.ir.index import Axis, Call, Expr, Reduce, children
+from mercer.ir.index import Expr, children
 from mercer.ir.integers import IntExpr
 from mercer.ir.library import Library
-from mercer.ir.lower import read_names
-from mercer.ir.nests import Nest, Statement, defined
+from mercer.ir.nests import Statement, defined
 from mercer.ir.types import TensorType
 from mercer.passes.ledger import Cost
 
@@ -41,37 +41,10 @@ def parts(body: Expr) -> Iterator[Expr]:
             stack.extend(children(expr))
 
 
-def operations(expr: Expr) -> int:
-    """Scalar operations of one evaluation; shared parts count once, every step of a reduction counts."""
-    seen: set[Expr] = set()
-
-    def visit(e: Expr) -> int:
-        if e in seen:
-            return 0
-        seen.add(e)
-        below = sum(map(visit, children(e)))
-        match e:
-            case Call():
-                return below + 1
-            case Reduce(_, axes, _):
-                return (below + 1) * _steps(axes)
-            case _:
-                return below
-
-    return visit(expr)
-
-
-def _steps(axes: Iterable[Axis]) -> int:
-    return elements(axis.extent for axis in axes)
-
-
 def statement_cost(statement: Statement, types: Mapping[str, TensorType]) -> Cost:
-    """Every tensor read counts once, whole; a primitive counts one operation per element of its results."""
-    moved = sum(size(types[name]) for name in read_names(statement))
-    moved += sum(size(value.type) for value in defined(statement))
-    if isinstance(statement, Nest):
-        return Cost(elements(statement.type.shape) * operations(statement.body), moved)
-    return Cost(sum(elements(value.type.shape) for value in statement.targets), moved)
+    """`mercer.ir.analysis.cost` in numbers; every operation counts the same."""
+    counted = analysis.cost(statement, types)
+    return Cost(extent(counted.flops + counted.transcendental), extent(counted.bytes))
 
 
 def node_cost(node: Node, types: Mapping[str, TensorType], library: Library) -> Cost:
