@@ -4,8 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
 
-# One thread per test process: two of them share the machine.
-PYTEST := env OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+# Two processes of one thread each; they must collect the same tests in the same order.
+PYTEST := env PYTHONHASHSEED=0 OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format readme clean
@@ -33,7 +33,7 @@ test-all: $(READY)  ## the same with the slow tests
 check: $(READY)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --quiet --check
-	@$(BIN)/pyright
+	@$(BIN)/pyright --project .
 
 format: $(READY)  ## put the code in its form
 	@$(BIN)/ruff check --quiet --fix
