@@ -154,7 +154,9 @@ class _Plan:
             library=_export(executable),
             entry=ENTRY,
             arguments=tuple(arguments),
-            constants=tuple((c.name, np.ascontiguousarray(c.data.array)) for c in constants if c.data.array is not None),
+            constants=tuple(
+                (c.name, np.asarray(c.data.array, order="C")) for c in constants if c.data.array is not None
+            ),
             outputs=tuple(self.nests.outputs),
             steps=tuple(steps),
             source=cuda.source_of(executable) if self.target.is_cuda else None,
@@ -162,7 +164,9 @@ class _Plan:
 
     def _module(self, arguments: list[str], constants: list[str]) -> tuple[Any, list[Step]]:
         builder = relax.BlockBuilder()
-        dims = {d: tirx.Var(d, "int64") for type in self.types.values() for size in type.shape for d in sorted(size.dims())}
+        dims = {
+            d: tirx.Var(d, "int64") for type in self.types.values() for size in type.shape for d in sorted(size.dims())
+        }
         sizes = Scope({}, dims, {}, {})
 
         def tensor_type(type: TensorType) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import tvm
@@ -16,7 +15,7 @@ from mercer.backends.tvm.function import Operand, argument, dims_of, scope_of
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules.common import Problem, Schedule, at_outer, operations
 from mercer.backends.tvm.schedules.normalize import normalize
-from mercer.backends.tvm.vector_math import TirExpr
+from mercer.backends.tvm.vector_math import REGISTERS, TirExpr
 from mercer.ir.integers import IntExpr
 from mercer.ir.types import TensorType
 
@@ -34,11 +33,21 @@ def plan(problem: Problem) -> Schedule:
         inside = at_outer(scope, nest.axes, at)
         inside.store(inside.tensors[nest.target], place, inside.value(nest.body))
 
-    return Schedule("threads", "one thread for each element", nest, elements(nest.type.shape), operations(nest.body), emit)
+    return Schedule(
+        "threads", "one thread for each element", nest, elements(nest.type.shape), operations(nest.body), emit
+    )
 
 
 def build(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType) -> dict[Any, Any]:
     """The entry as in `function.build`; nothing is launched for an empty output."""
+    token = REGISTERS.set("local")
+    try:
+        return {tvm.ir.GlobalVar(name): _kernel(name, schedule, inputs, output)}
+    finally:
+        REGISTERS.reset(token)
+
+
+def _kernel(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType) -> Any:
     dims = dims_of([*(o.type for o in inputs), output], schedule.count)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=False):
@@ -56,12 +65,12 @@ def build(name: str, schedule: Schedule, inputs: Sequence[Operand], output: Tens
             with T.launch_thread("blockIdx.x", tirx.max(blocks, int64(1))) as block:
                 with T.launch_thread("threadIdx.x", int64(THREADS)) as thread:
                     pointers = {o.name: (b.data, o.type) for o, b in zip(named, buffers, strict=True)}
-                    scope = replace(scope_of(pointers, sizes), memory="local")
+                    scope = scope_of(pointers, sizes)
                     first = T.bind(block * int64(THREADS) + thread)
                     grid = T.bind(tirx.max(blocks, int64(1)) * int64(THREADS))
                     with T.serial(int64(0), T.truncdiv(total - first + grid - int64(1), grid)) as step:
                         schedule.emit(scope, T.bind(first + step * grid))
-    return {tvm.ir.GlobalVar(name): builder.get()}
+    return builder.get()
 
 
 def source_of(executable: Any) -> str:

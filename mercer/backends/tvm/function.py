@@ -13,7 +13,7 @@ from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import elements
 from mercer.backends.tvm.lower import Scope, Tensor, int64
-from mercer.backends.tvm.scalar import tir_type
+from mercer.backends.tvm.scalar import memory_type, tir_type
 from mercer.backends.tvm.schedules.common import Schedule
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import reads
@@ -48,7 +48,7 @@ def scope_of(buffers: dict[str, tuple[Any, TensorType]], dims: dict[str, TirExpr
     empty = Scope({}, dims, {}, {})
     tensors: dict[str, Tensor] = {}
     for name, (data, type) in buffers.items():
-        flat = T.decl_buffer((empty.integer(elements(type.shape)),), tir_type(type.dtype), data=data, layout=None)
+        flat = T.decl_buffer((empty.integer(elements(type.shape)),), memory_type(type.dtype), data=data, layout=None)
         tensors[name] = Tensor(flat, type)
     return Scope(tensors, dims, {}, {})
 
@@ -61,19 +61,20 @@ def build(name: str, schedule: Schedule, inputs: Sequence[Operand], output: Tens
     dims = dims_of([*(o.type for o in inputs), output], schedule.count)
     body = tvm.ir.GlobalVar(f"{name}_body")
     entry = tvm.ir.GlobalVar(name)
-    return {body: _body(name, schedule, inputs, output, dims), entry: _entry(name, body, schedule, inputs, output, dims)}
+    return {
+        body: _body(name, schedule, inputs, output, dims),
+        entry: _entry(name, body, schedule, inputs, output, dims),
+    }
 
 
-def _body(
-    name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType, dims: Sequence[str]
-) -> Any:
+def _body(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType, dims: Sequence[str]) -> Any:
     target = schedule.nest.target
     with IRBuilder() as builder:
         with T.prim_func(is_private=True, s_tir=False):
             T.func_name(f"{name}_body")
             T.func_attr({"tirx.noalias": True})
             named = [*inputs, Operand(target, output)]
-            pointers = [T.arg(f"p{i}", T.ptr(tir_type(o.type.dtype))) for i, o in enumerate(named)]
+            pointers = [T.arg(f"p{i}", T.ptr(memory_type(o.type.dtype))) for i, o in enumerate(named)]
             sizes = {d: T.arg(d, tirx.Var(d, "int64")) for d in dims}
             first, end = (T.arg(n, tirx.Var(n, "int64")) for n in ("first", "end"))
             scope = scope_of({o.name: (p, o.type) for o, p in zip(named, pointers, strict=True)}, sizes)

@@ -11,11 +11,11 @@ from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import Ranges, flatten, free, free_in_atom, is_computed, never_negative
-from mercer.backends.tvm.scalar import combine, convert, function, identity, literal, wide
+from mercer.backends.tvm.scalar import combine, convert, function, identity, literal, pack, unpack, wide
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, children
 from mercer.ir.integers import ONE, ZERO, Atom, Computed, Dim, Extremum, IntExpr, Monomial, Quotient, Remainder, Var
-from mercer.ir.types import DType, TensorType
+from mercer.ir.types import TensorType
 
 I64 = "int64"
 
@@ -39,7 +39,6 @@ class Scope:
     `indices` are the loop indices in scope. The vector covers `width` values of the index `lane`, beginning at
     `indices[lane]`; what does not depend on it stays scalar. Scopes of one place that differ by a constant offset of
     some indices carry it in `offsets` and share `done`, so that what does not depend on an offset is computed once.
-    `memory` is TIR's storage scope of registers: "global" on a CPU, "local" on a GPU.
     """
 
     tensors: Mapping[str, Tensor]
@@ -51,7 +50,6 @@ class Scope:
     offsets: Mapping[str, int] = field(default_factory=dict[str, int])
     done: dict[Any, TirExpr] = field(default_factory=dict[Any, TirExpr])
     outer: Scope | None = None
-    memory: str = "global"
 
     def inside(self, axes: Sequence[Axis], values: Sequence[TirExpr]) -> Scope:
         """The scope within loops over `axes`."""
@@ -108,10 +106,6 @@ class Scope:
             self.done[self.key(expr, free(expr))] = found
         return found
 
-    def registers(self, width: int, dtype: str) -> Any:
-        """A small buffer that the compiler keeps in registers: TVM puts what is below 1 KiB on the stack."""
-        return T.alloc_buffer((width,), dtype, scope=self.memory, layout=None)
-
     def hoist(self, expr: Expr) -> None:
         """Compute here what inner loops will need and what depends on nothing inside of them."""
         seen: set[Expr] = set()
@@ -134,8 +128,8 @@ class Scope:
             return self._first_position(expr)
         width = self.width if self.lane in free(expr) else 1
         dtype = wide(expr.dtype)
-        total = self.registers(width, dtype)
-        place = T.ramp(0, 1, width) if width > 1 else 0
+        total = vm.registers(width, dtype)
+        place = vm.whole(width)
         T.buffer_store(total, vm.broadcast(identity(expr.reducer, expr.dtype), width), [place])
 
         def step(scope: Scope) -> None:
@@ -148,9 +142,9 @@ class Scope:
     def _first_position(self, expr: Reduce) -> TirExpr:
         (axis,) = expr.axes
         width = self.width if self.lane in free(expr) else 1
-        best = self.registers(width, wide(expr.body.dtype))
-        position = self.registers(width, "int32")
-        place = T.ramp(0, 1, width) if width > 1 else 0
+        best = vm.registers(width, wide(expr.body.dtype))
+        position = vm.registers(width, "int32")
+        place = vm.whole(width)
         largest = expr.reducer is Reducer.ARGMAX
         start = identity(Reducer.MAX if largest else Reducer.MIN, expr.body.dtype)
         T.buffer_store(best, vm.broadcast(start, width), [place])
@@ -161,7 +155,7 @@ class Scope:
             old = vm.let(best[place])
             better = term > old if largest else term < old
             if expr.body.dtype.is_float:
-                better = tirx.Or(better, tirx.And(tirx.NE(term, term), tirx.EQ(old, old)))
+                better = tirx.Or(better, tirx.And(tirx.isnan(term), tirx.Not(tirx.isnan(old))))
             better = vm.let(better)
             here = vm.broadcast(vm.cast(scope.indices[axis.name], "int32"), width)
             T.buffer_store(position, vm.select(better, here, position[place]), [place])
@@ -196,11 +190,11 @@ class Scope:
         return vm.select(condition, self.load(tensor, flatten(clamped, tensor.type)), pad)
 
     def load(self, tensor: Tensor, flat: IntExpr) -> TirExpr:
-        return tensor.buffer[self.integer(flat)]
+        return unpack(tensor.buffer[self.integer(flat)], tensor.type.dtype)
 
     def store(self, tensor: Tensor, flat: IntExpr, value: TirExpr) -> None:
         place = self.integer(flat)
-        T.buffer_store(tensor.buffer, vm.broadcast(value, vm.lanes(place)), [place])
+        T.buffer_store(tensor.buffer, vm.broadcast(pack(value, tensor.type.dtype), vm.lanes(place)), [place])
 
     # --- integers -----------------------------------------------------------------------------------------------------
 
@@ -255,8 +249,10 @@ class Scope:
             match atom:
                 case Quotient(n, d) | Remainder(n, d):
                     plain = never_negative(n, self.ranges) and never_negative(d, self.ranges)
-                    divide = (T.truncdiv if plain else tirx.floordiv) if isinstance(atom, Quotient) else (
-                        T.truncmod if plain else tirx.floormod
+                    divide = (
+                        (T.truncdiv if plain else tirx.floordiv)
+                        if isinstance(atom, Quotient)
+                        else (T.truncmod if plain else tirx.floormod)
                     )
                     found = vm.let(divide(self.integer(n), self.integer(d)))
                 case Extremum(kind, a, b):
@@ -312,4 +308,3 @@ def loops(scope: Scope, axes: Sequence[Axis], body: Any) -> None:
         return
     with T.serial(int64(0), scope.integer(axes[0].extent)) as index:
         loops(scope.inside(axes[:1], [index]), axes[1:], body)
-

@@ -40,15 +40,43 @@ def tir_type(dtype: DType) -> str:
     return TIR_TYPE[dtype]
 
 
+def memory_type(dtype: DType) -> str:
+    """The type of elements in memory as generated code sees them: bf16 is half of a float32, unpacked by hand."""
+    return "uint16" if dtype is DType.BF16 else tir_type(dtype)
+
+
+def value_type(dtype: DType) -> str:
+    """The type of values: bf16 is a rounded float32."""
+    return "float32" if dtype is DType.BF16 else tir_type(dtype)
+
+
 def wide(dtype: DType) -> str:
     """The type in which a value of `dtype` is computed: f16 and bf16 by way of float32, as in the reference."""
     return "float32" if dtype in (DType.F16, DType.BF16) else tir_type(dtype)
 
 
+def unpack(x: TirExpr, dtype: DType) -> TirExpr:
+    """From memory to a value."""
+    return vm.from_bits(vm.cast(x, "int32") << tirx.const(16, "int32")) if dtype is DType.BF16 else x
+
+
+def pack(x: TirExpr, dtype: DType) -> TirExpr:
+    """From a value to memory."""
+    return vm.cast(vm.bits(x) >> tirx.const(16, "int32"), "uint16") if dtype is DType.BF16 else x
+
+
+def _round_to_bf16(x: TirExpr) -> TirExpr:
+    """To nearest, ties to even; NaN stays NaN."""
+    b = T.bind(vm.bits(x))
+    rounded = (b + (((b >> tirx.const(16, "int32")) & 1) + 0x7FFF)) & tirx.const(-0x10000, "int32")
+    return vm.select(tirx.isnan(x), x, vm.from_bits(rounded))
+
+
 def literal(number: float | int | bool | complex, dtype: DType) -> TirExpr:
     if isinstance(number, complex):
         raise UnsupportedError("the tvm backend has no complex numbers")
-    return tirx.const(float(number) if dtype.is_float else (bool(number) if dtype is DType.BOOL else int(number)), tir_type(dtype))
+    kind = float if dtype.is_float else bool if dtype is DType.BOOL else int
+    return tirx.const(kind(number), value_type(dtype))
 
 
 def convert(x: TirExpr, dtype: DType) -> TirExpr:
@@ -59,7 +87,7 @@ def convert(x: TirExpr, dtype: DType) -> TirExpr:
         return tirx.NE(x, vm.const(x, 0))
     if dtype is DType.I8 and vm.element(x).startswith(("float", "bfloat")):
         x = vm.cast(x, "int32")
-    return vm.cast(x, tir_type(dtype))
+    return _round_to_bf16(vm.cast(x, "float32")) if dtype is DType.BF16 else vm.cast(x, tir_type(dtype))
 
 
 # --- functions --------------------------------------------------------------------------------------------------------
@@ -75,14 +103,14 @@ def function(name: str, values: Sequence[TirExpr], arguments: Sequence[Expr], dt
     if name in _LOGICAL:
         return _LOGICAL[name](*(vm.broadcast(truth(v), width) for v in values))
     exact = [vm.broadcast(vm.cast(v, wide(a.dtype)), width) for v, a in zip(values, arguments, strict=True)]
+    if arguments[0].dtype is DType.BOOL:
+        exact = [vm.cast(v, "int32") for v in exact]
     if name == "pow" and isinstance(arguments[1], Const):
         power = _constant_power(exact[0], arguments[1].number)
         if power is not None:
             return convert(power, dtype)
     if name in _COMPARE:
         return _COMPARE[name](*exact)
-    if arguments[0].dtype is DType.BOOL:
-        exact = [vm.cast(v, "int32") for v in exact]
     table = _FLOAT if dtype.is_float else _INTEGER
     if vm.element(exact[0]) == "float32" and name in vm.FAST:
         result = vm.FAST[name](*exact)
@@ -108,10 +136,15 @@ def _constant_power(x: TirExpr, power: Any) -> TirExpr | None:
 
 def _float_mod(a: TirExpr, b: TirExpr) -> TirExpr:
     """The sign of the result is that of the divisor, as in NumPy."""
-    r = vm.let(_per_lane(tirx.fmod, a, b))
+    r = vm.let(_per_lane(_fmod, a, b))
     zero = vm.const(a, 0.0)
-    wrong = tirx.And(tirx.NE(r, zero), tirx.NE(r < zero, b < zero))
+    wrong = tirx.Or(tirx.And(r < zero, b > zero), tirx.And(r > zero, b < zero))
     return vm.select(wrong, r + b, vm.with_sign(r, b) if vm.element(a) == "float32" else r)
+
+
+def _fmod(a: TirExpr, b: TirExpr) -> TirExpr:
+    kind = vm.element(a)
+    return T.call_pure_extern(kind, "fmodf" if kind == "float32" else "fmod", a, b)
 
 
 def _per_lane(f: Callable[..., TirExpr], *values: TirExpr) -> TirExpr:

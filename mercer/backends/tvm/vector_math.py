@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 from tvm import tirx
@@ -65,9 +66,35 @@ def const(x: TirExpr, value: float) -> TirExpr:
     return broadcast(tirx.const(value, element(x)), lanes(x))
 
 
+REGISTERS: ContextVar[str] = ContextVar("REGISTERS", default="global")
+"""TIR's storage scope of registers: "global" on a CPU, "local" on a GPU."""
+
+
+def registers(width: int, dtype: str) -> Any:
+    """A buffer that becomes registers: TVM puts what is below 1 KiB on the stack, LLVM takes it from there."""
+    return T.alloc_buffer((width,), dtype, scope=REGISTERS.get(), layout=None)
+
+
+def whole(width: int) -> TirExpr:
+    """The index of all elements of a register."""
+    return T.ramp(0, 1, width) if width > 1 else 0
+
+
 def let(x: TirExpr) -> TirExpr:
-    """A name for a value that is used more than once; TVM takes none for vectors of bool."""
-    return x if element(x) == "bool" and lanes(x) > 1 else T.bind(x)
+    """A name for a value that is used more than once; vectors of bool have none in TVM.
+
+    Reals are kept in a register and not bound to a TIR variable: TVM's simplifier replaces a variable by its definition
+    wherever it is used, which takes time exponential in the length of a chain of definitions.
+    """
+    kind, width = element(x), lanes(x)
+    if kind == "bool" and width > 1:
+        return x
+    if not kind.startswith(("float", "bfloat")):
+        return T.bind(x)
+    place = whole(width)
+    register = registers(width, kind)
+    T.buffer_store(register, x, [place])
+    return register[place]
 
 
 def polynomial(x: TirExpr, coefficients: Sequence[float]) -> TirExpr:
@@ -97,7 +124,7 @@ def _extremum(a: TirExpr, b: TirExpr, better: Any) -> TirExpr:
         return select(better(a, b), a, b)
     if is_literal(b):
         return select(better(b, a), b, a)
-    return select(tirx.NE(a, a), a, select(better(a, b), a, b))
+    return select(tirx.isnan(a), a, select(better(a, b), a, b))
 
 
 def is_literal(x: TirExpr) -> bool:

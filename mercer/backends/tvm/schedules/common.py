@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
@@ -118,5 +118,3 @@ def unravel(scope: Scope, axes: Sequence[Axis], position: TirExpr) -> list[TirEx
 
 def at_outer(scope: Scope, axes: Sequence[Axis], position: TirExpr) -> Scope:
     return scope.inside(axes, unravel(scope, axes, position))
-
-

@@ -9,7 +9,7 @@ contiguous, and other tensors are repacked by a nest of their own where the reus
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tvm.tirx.script.builder import ir as T
@@ -113,9 +113,7 @@ def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr) -> None:
 def _micro_kernel(scope: Scope, nest: Nest, best: Tile, factors: dict[str, int], place: IntExpr) -> None:
     """All outputs of a tile: accumulate, finish, store."""
     extent = next(axis.extent for axis in nest.axes if axis.name == best.lane)
-    scope = replace(
-        scope.vector(best.lane, scope.indices[best.lane], best.width, (ZERO, extent - 1)), offsets={}
-    )
+    scope = replace(scope.vector(best.lane, scope.indices[best.lane], best.width, (ZERO, extent - 1)), offsets={})
     steps = [range(0, k, best.width if name == best.lane else 1) for name, k in factors.items()]
     offsets = [dict(zip(factors, combination, strict=True)) for combination in itertools.product(*steps)]
     for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)):
@@ -128,8 +126,8 @@ def _micro_kernel(scope: Scope, nest: Nest, best: Tile, factors: dict[str, int],
 def _accumulate(scope: Scope, e: Reduce, key: Reduce, offsets: Sequence[dict[str, int]], width: int) -> None:
     """Leave the value of the reduction for every element of the tile in `scope.done`."""
     dtype = wide(e.dtype)
-    totals = [scope.registers(width, dtype) for _ in offsets]
-    everything = T.ramp(0, 1, width)
+    totals = [vm.registers(width, dtype) for _ in offsets]
+    everything = vm.whole(width)
     for total in totals:
         T.buffer_store(total, vm.broadcast(identity(e.reducer, e.dtype), width), [everything])
 
@@ -178,5 +176,3 @@ def _refuse(nest: Nest, reductions: Sequence[Reduce]) -> Refusal | None:
     if any(read.dtype is DType.BOOL for read in reads(nest.body)):
         return Refusal("contraction", "bool elements are read one by one")
     return None
-
-

@@ -57,7 +57,9 @@ def _axis(e: Reduce, problem: Problem) -> Axis | Refusal:
         if axis.extent.is_constant and axis.extent.value < problem.target.lanes:
             continue
         steps = [
-            None if r.pad is not None or r.dtype is DType.BOOL else stride(position(r, problem.types[r.tensor]), axis.name)
+            None
+            if r.pad is not None or r.dtype is DType.BOOL
+            else stride(position(r, problem.types[r.tensor]), axis.name)
             for r in inside
         ]
         if 1 in steps and all(step in (0, 1) for step in steps):
@@ -69,12 +71,12 @@ def _total(scope: Scope, e: Reduce, axis: Axis, width: int) -> TirExpr:
     dtype = wide(e.dtype)
     extent = vm.let(scope.integer(axis.extent))
     chains = CHAINS if not axis.extent.is_constant else max(1, min(CHAINS, axis.extent.value // width))
-    totals = [scope.registers(width, dtype) for _ in range(chains)]
-    last = scope.registers(1, dtype)
-    whole, start = T.ramp(int64(0), int64(1), width), identity(e.reducer, e.dtype)
+    totals = [vm.registers(width, dtype) for _ in range(chains)]
+    last = vm.registers(1, dtype)
+    whole, start = vm.whole(width), identity(e.reducer, e.dtype)
     for total in totals:
         T.buffer_store(total, vm.broadcast(start, width), [whole])
-    T.buffer_store(last, start, [int64(0)])
+    T.buffer_store(last, start, [0])
     block = int64(chains * width)
     blocks = vm.let(T.truncdiv(extent, block))
     limits = ZERO, axis.extent - 1
@@ -87,12 +89,12 @@ def _total(scope: Scope, e: Reduce, axis: Axis, width: int) -> TirExpr:
                 T.buffer_store(total, combine(e.reducer, total[whole], term), [whole])
         with T.serial(int64(0), extent - blocks * block) as i:
             at = inside.inside([axis], [vm.let(i + blocks * block)])
-            T.buffer_store(last, combine(e.reducer, last[int64(0)], vm.cast(at.value(e.body), dtype)), [int64(0)])
+            T.buffer_store(last, combine(e.reducer, last[0], vm.cast(at.value(e.body), dtype)), [0])
 
     loops(scope, [other for other in e.axes if other != axis], row)
     for total in totals[1:]:
         T.buffer_store(totals[0], combine(e.reducer, totals[0][whole], total[whole]), [whole])
-    result = last[int64(0)]
+    result = last[0]
     for k in range(width):
-        result = vm.let(combine(e.reducer, result, totals[0][int64(k)]))
+        result = vm.let(combine(e.reducer, result, totals[0][k]))
     return convert(result, e.dtype)

@@ -57,7 +57,9 @@ def accumulators(target: Target) -> int:
     return 12 if target.registers == 16 else 24
 
 
-def best(axes: Sequence[Axis], accesses: Sequence[Access], operations: float, steps: int, target: Target) -> Tile | None:
+def best(
+    axes: Sequence[Axis], accesses: Sequence[Access], operations: float, steps: int, target: Target
+) -> Tile | None:
     """The cheapest tile; None when no axis can hold vectors."""
     found = [
         tile

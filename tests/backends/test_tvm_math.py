@@ -1,0 +1,81 @@
+"""Errors of the vectorized functions, in units in the last place of the correctly rounded float32 result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import special
+
+from mercer.ir.index import call
+from mercer.ir.types import Array
+from tests.backends.tvm_programs import Binary, axes, build, nest, program, read, tensor
+
+SMALL = np.concatenate([np.logspace(-44, 0, 20000), -np.logspace(-44, 0, 20000)]).astype(np.float32)
+
+
+def grid(low: float, high: float) -> Array:
+    return np.linspace(low, high, 200_001).astype(np.float32)
+
+
+CASES: dict[str, tuple[Callable[..., Any], float, tuple[Array, ...]]] = {
+    "exp": (np.exp, 1.1, (grid(-104, 88.7), grid(-1, 1), SMALL)),
+    "expm1": (np.expm1, 1.6, (grid(-20, 88.7), grid(-1, 1), SMALL)),
+    "log": (np.log, 1.0, (grid(1e-3, 100), grid(0.5, 2), np.logspace(-44.8, 38, 100_000).astype(np.float32))),
+    "log1p": (np.log1p, 2.6, (grid(-0.999, 100), grid(-0.5, 0.5), SMALL[SMALL > -1])),
+    "sigmoid": (special.expit, 2.6, (grid(-80, 80), grid(-5, 5))),
+    "tanh": (np.tanh, 2.7, (grid(-10, 10), grid(-1, 1), SMALL)),
+    "sinh": (np.sinh, 2.6, (grid(-88, 88), grid(-1, 1), SMALL)),
+    "cosh": (np.cosh, 2.6, (grid(-88, 88), grid(-1, 1))),
+    "sin": (np.sin, 1.8, (grid(-10, 10), grid(-3e4, 3e4), grid(-1e8, 1e8), SMALL)),
+    "cos": (np.cos, 1.8, (grid(-10, 10), grid(-3e4, 3e4), grid(-1e8, 1e8), SMALL)),
+    "tan": (np.tan, 3.6, (grid(-10, 10),)),
+    "erf": (special.erf, 1.1, (grid(-5, 5), grid(-1, 1), SMALL)),
+    "atan": (np.arctan, 2.9, (grid(-10, 10), SMALL)),
+    "asin": (np.arcsin, 2.6, (grid(-1, 1), SMALL)),
+    "acos": (np.arccos, 1.6, (grid(-1, 1),)),
+}
+SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 1e-45, 88.8, -104, 2], np.float32)
+
+
+@pytest.fixture(scope="module")
+def binary() -> Binary:
+    statements = [nest(f, axes(n="N"), call(f, read("x", "n")), f) for f in CASES]
+    return build(program({"x": tensor("N")}, {}, statements, *CASES))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_error_in_ulp(binary: Binary, name: str) -> None:
+    exact, bound, samples = CASES[name]
+    for x in samples:
+        found = binary(x=x)[list(CASES).index(name)].astype(np.float64)
+        with np.errstate(over="ignore"):
+            expected = exact(x.astype(np.float64))
+            unit = np.spacing(np.abs(expected.astype(np.float32))).astype(np.float64)
+        error = np.abs(found - expected) / unit
+        worst = int(np.argmax(np.where(np.isfinite(unit), error, 0)))
+        assert error[worst] <= bound, f"{name}({x[worst]!r}) is {error[worst]:.2f} ulp wrong"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_special_values_in_vectors_and_alone(binary: Binary, name: str) -> None:
+    with np.errstate(all="ignore"):
+        expected = CASES[name][0](SPECIAL.astype(np.float64)).astype(np.float32)
+    for length in (len(SPECIAL), 32):
+        x = np.resize(SPECIAL, length)
+        found = binary(x=x)[list(CASES).index(name)]
+        np.testing.assert_allclose(found, np.resize(expected, length), rtol=1e-5)
+
+
+def test_atan2_in_all_quadrants() -> None:
+    nests = program(
+        {"y": tensor("N"), "x": tensor("N")},
+        {},
+        [nest("a", axes(n="N"), call("atan2", read("y", "n"), read("x", "n")))],
+        "a",
+    )
+    corners = np.array([0, -0.0, 1, -1, 0.3, -7, np.inf, -np.inf], np.float32)
+    y, x = (a.ravel() for a in np.meshgrid(corners, corners))
+    np.testing.assert_allclose(build(nests)(y=y, x=x)[0], np.arctan2(y, x), rtol=5e-7)

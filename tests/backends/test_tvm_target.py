@@ -1,0 +1,30 @@
+"""Names of targets."""
+
+from __future__ import annotations
+
+import pytest
+
+from mercer.backends.tvm.target import TargetError, available, host_level, parse
+
+
+def test_levels() -> None:
+    assert parse("cpu") == parse(f"cpu:{host_level()}")
+    assert (parse("cpu:avx2").lanes, parse("cpu:avx512").lanes) == (8, 16)
+    assert "avx2" in parse("cpu:avx2").features and not parse("cpu:generic").features
+    assert parse("cuda:sm_90").arch == "sm_90" and parse("cuda:sm_90").is_cuda
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("cpu:avx3", "cpu:avx2"), ("gpu", "known: cpu"), ("cuda:ninety", "cuda:sm_90"), ("cpuu", "did you mean cpu")],
+)
+def test_wrong_names(text: str, hint: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        parse(text)
+    assert hint in (caught.value.hint or "")
+
+
+def test_availability_has_reasons() -> None:
+    rows = {row.target: row for row in available()}
+    assert rows["cpu"].runs
+    assert rows["cuda"].reason
