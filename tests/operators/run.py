@@ -23,22 +23,29 @@ def single(arrays: Sequence[Array], dtype: str) -> tuple[Array, ...]:
     return tuple(a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays)
 
 
-def graph_of(calls: Sequence[tuple[str, Sequence[Array], Mapping[str, Any]]]) -> tuple[Graph, dict[str, Array]]:
-    """A graph in which each call stands alone, and its inputs."""
+def graph_of(
+    calls: Sequence[tuple[str, Sequence[Array], Mapping[str, Any]]], types: Sequence[TensorType] | None = None
+) -> tuple[Graph, dict[str, Array]]:
+    """A graph in which each call stands alone, and its inputs, of the given types or of those of the arrays."""
     inputs: dict[str, Array] = {}
+    values: list[Value] = []
     nodes: list[Node] = []
     for number, (operator, arrays, attributes) in enumerate(calls):
         names = [f"x{number}_{k}" for k in range(len(arrays))]
         inputs |= dict(zip(names, arrays, strict=True))
-        instance = LIBRARY.instantiate(operator, [TensorType.of(a) for a in arrays], attributes, NOWHERE)
+        operands = types or [TensorType.of(a) for a in arrays]
+        values += map(Value, names, operands)
+        instance = LIBRARY.instantiate(operator, operands, attributes, NOWHERE)
         results = tuple(Value(f"y{number}_{k}", type_) for k, type_ in enumerate(instance.results))
         nodes.append(Node(operator, tuple(names), LIBRARY.normalize(operator, attributes), results, NOWHERE))
-    values = tuple(Value(name, TensorType.of(array)) for name, array in inputs.items())
-    return Graph("Operators", values, (), (), tuple(nodes), tuple(node.name for node in nodes)), inputs
+    outputs = tuple(node.name for node in nodes)
+    return Graph("Operators", tuple(values), (), (), tuple(nodes), outputs), inputs
 
 
-def on_reference(operator: str, arrays: Sequence[Array], attributes: Mapping[str, Any]) -> Array:
-    graph, inputs = graph_of([(operator, arrays, attributes)])
+def on_reference(
+    operator: str, arrays: Sequence[Array], attributes: Mapping[str, Any], types: Sequence[TensorType] | None = None
+) -> Array:
+    graph, inputs = graph_of([(operator, arrays, attributes)], types)
     return evaluate(lower(graph, LIBRARY), inputs)[0]
 
 
