@@ -46,10 +46,10 @@ def test_bad_operands_are_refused_with_numbers(name: str, case: Bad) -> None:
 
 
 BATCHED = {
-    1: "relu gelu softmax bias_add linear flatten transpose conv1d conv2d conv3d conv_transpose2d flex_conv2d batch_norm "
-    "layer_norm group_norm instance_norm rms_norm max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
-    "upsample_nearest2d upsample_bilinear2d pad pixel_shuffle kernel_machine kernel_matrix random_fourier_features "
-    "rbf_field kan_linear embedding",
+    1: "relu gelu softmax bias_add linear flatten transpose conv1d conv2d conv3d conv_transpose2d flex_conv2d "
+    "batch_norm layer_norm group_norm instance_norm rms_norm max_pool2d avg_pool2d adaptive_avg_pool2d "
+    "adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d pad pixel_shuffle kernel_machine kernel_matrix "
+    "random_fourier_features rbf_field kan_linear embedding",
     2: "add concat grid_sample deform_unfold deform_conv2d_v1",
     3: "attention deform_conv2d where",
 }
