@@ -11,9 +11,9 @@ from mercer.frontend.diagnostics import CompileError
 from mercer.frontend.evaluator import Evaluator
 from mercer.frontend.frames import Frame, Loop, Signature
 from mercer.frontend.signature import Matcher, bind_defaults
-from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, describe
+from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, as_attribute, describe, is_static
 from mercer.ir.evaluate import evaluate
-from mercer.ir.graph import Constant
+from mercer.ir.graph import Constant, format_attribute
 from mercer.ir.index import Axis, Expr
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest, Nests
@@ -233,4 +233,7 @@ def _reads(nest_: Nest) -> frozenset[str]:
 
 
 def _shown(value: AnyValue) -> str:
-    return str(value) if isinstance(value, int | float | str | IntExpr) else describe(value)
+    """A value inside the message of a `require`."""
+    if isinstance(value, str):
+        return value
+    return format_attribute(as_attribute(value)) if is_static(value) else describe(value)  # type: ignore[arg-type]

@@ -92,6 +92,14 @@ class DefinitionLibrary:
         if len(operands) != len(definition.parameters):
             message = f"`{operator}` takes {len(definition.parameters)} tensors; found {len(operands)}"
             fail("missing-argument", message, span)
+        known = [a.name.name for a in definition.attributes]
+        unknown = [name for name in attributes if name not in known]
+        if unknown:
+            hint = did_you_mean(unknown[0], known) or f"it has {', '.join(known) or 'no attributes'}"
+            fail("unknown-attribute", f"`{operator}` has no attribute `{unknown[0]}`", span, hint=hint)
+        lacking = [a.name.name for a in definition.attributes if a.default is None and a.name.name not in attributes]
+        if lacking:
+            fail("missing-argument", f"`{operator}` needs attribute `{lacking[0]}`", span)
         if operator in self._active or len(self._active) > MAX_DEPTH:
             chain = " → ".join([*self._active, operator])
             fail("recursion", f"`{operator}` uses itself: {chain}", definition.name.span)

@@ -126,5 +126,5 @@ def _priced(
     for axis in axes:
         k = factors.get(axis.name, 1)
         size = axis.extent.value if axis.extent.is_constant else TYPICAL
-        waste *= math.ceil(size / k) * k / size
+        waste *= math.ceil(size / k) * k / size if size else 1.0  # an empty axis runs nothing
     return Tile(lane.name, width, factors, cycles / (total * width) * waste)
