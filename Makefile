@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 # Two processes of one thread each; they must collect the same tests in the same order.
-PYTEST := env PYTHONHASHSEED=0 OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+PYTEST := env OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format readme clean

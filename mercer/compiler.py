@@ -336,11 +336,10 @@ def _dump(folder: Path, step: int, name: str, text: str) -> None:
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
     """Read a safetensors file; raises UsageError when it cannot be read or is damaged."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load as load_bytes
 
     try:
-        arrays: dict[str, Array] = load_file(path)
-        return arrays
+        return load_bytes(Path(path).read_bytes())
     except (SafetensorError, ValueError) as error:
         raise UsageError(f"{path} is not a safetensors file: {error}") from error
     except OSError as error:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import Undecided, as_expr
+from mercer.frontend.calls import bind_arguments
 from mercer.frontend.diagnostics import CompileError
 from mercer.frontend.evaluator import Evaluator
 from mercer.frontend.frames import Frame, Loop, Signature
@@ -15,7 +16,6 @@ from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, as_at
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, format_attribute
 from mercer.ir.index import Axis, Expr
-from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest, Nests
 from mercer.ir.types import Array, Data, TensorType
 
@@ -146,14 +146,26 @@ class Body(Evaluator):
             (n, default or syntax.NoneLiteral(e.span) if n in preset else default) for n, default in plain.attributes
         )
         signature = replace(plain, attributes=optional)
-        arguments, bound = self.bind(signature, e, positional, attributes, keywords)
+        arguments, bound = bind_arguments(self, signature, e, positional, attributes, keywords)
         bound = preset | bound
         if len(arguments) != len(signature.tensors):
-            self.fail("missing-argument", f"`{signature.name}` takes {len(signature.tensors)} arguments", e.span,
-                      expected=str(signature))  # fmt: skip
+            self.fail(
+                "missing-argument",
+                f"`{signature.name}` takes {len(signature.tensors)} arguments",
+                e.span,
+                expected=str(signature),
+            )
         site = self.frame.site or (e.span if self.library.is_standard(definition.span) else None)
-        frame = Frame(dict(bound), dict(self.frame.ellipses), dict(self.frame.types), self.frame.symbols,
-                      self.frame.loop, self.frame.path, (*self.frame.chain, name), site)  # fmt: skip
+        frame = Frame(
+            dict(bound),
+            dict(self.frame.ellipses),
+            dict(self.frame.types),
+            self.frame.symbols,
+            self.frame.loop,
+            self.frame.path,
+            (*self.frame.chain, name),
+            site,
+        )
         inner = Inline(self.library, self.builder, frame)
         matcher = Matcher(inner, e.span)
         for parameter, value in zip(definition.parameters, arguments, strict=True):
@@ -191,8 +203,9 @@ def nest(evaluator: Body, s: syntax.IndexAssign) -> Tensor | Poison:
         if isinstance(value, Poison):
             return POISON
         if isinstance(value, View):
-            evaluator.fail("rank-mismatch", f"{describe(value)} is not one number", s.value.span,
-                           hint="give it all its indices")  # fmt: skip
+            evaluator.fail(
+                "rank-mismatch", f"{describe(value)} is not one number", s.value.span, hint="give it all its indices"
+            )
         with evaluator.operands(s.value.span):
             body = as_expr(value, frame.default)
         return evaluator.builder.emit(s.target.name, axes, body)

@@ -100,8 +100,12 @@ class _LayerBody(Body):
     def parameter(self, s: syntax.ParamDeclaration) -> None:
         name = self.frame.path + s.name.name
         if name in self.builder.names:
-            self.fail("duplicate-name", f"parameter `{name}` exists already", s.name.span,
-                      hint="give the layers different names with `as`")  # fmt: skip
+            self.fail(
+                "duplicate-name",
+                f"parameter `{name}` exists already",
+                s.name.span,
+                hint="give the layers different names with `as`",
+            )
         type_ = self.type_of(s.type)
         symbolic = sorted(name for dim in type_.shape for name in dim.dims())
         if symbolic:
@@ -115,8 +119,12 @@ class _LayerBody(Body):
     def type_of(self, type_: syntax.TypeSyntax) -> TensorType:
         dtype = DTYPES.get(type_.dtype) or self.frame.types.get(type_.dtype)
         if dtype is None:
-            self.fail("unknown-type", f"`{type_.dtype}` is not bound by the signature", type_.span,
-                      hint="name an element type, for example f32")  # fmt: skip
+            self.fail(
+                "unknown-type",
+                f"`{type_.dtype}` is not bound by the signature",
+                type_.span,
+                hint="name an element type, for example f32",
+            )
         shape: list[IntExpr] = []
         for dim in type_.dims:
             if isinstance(dim, syntax.Ellipsis_):
@@ -148,8 +156,12 @@ class _LayerBody(Body):
             pairs = [*zip(known, values, strict=False), *((k.name, k.value) for k in e.keywords)]
             for key, value in pairs:
                 if key not in known:
-                    self.fail("unknown-attribute", f"`{callee.name}` has no attribute `{key}`", e.span,
-                              hint=f"it has {', '.join(known) or 'none'}")  # fmt: skip
+                    self.fail(
+                        "unknown-attribute",
+                        f"`{callee.name}` has no attribute `{key}`",
+                        e.span,
+                        hint=f"it has {', '.join(known) or 'none'}",
+                    )
                 given[key] = as_attribute(self.static(value, f"`{key}`"))
         for key, default in INITIALIZERS[callee.name].attributes.items():
             if default is None and key not in given:
@@ -184,8 +196,12 @@ class _LayerBody(Body):
         bind_defaults(self, definition.attributes, last=False)
         for parameter, value in zip(definition.parameters, tensors, strict=True):
             if not isinstance(value, Tensor):
-                self.fail("type-mismatch", f"`{parameter.name.name}` of `{definition.name.name}` is a tensor", span,
-                          found=describe(value))  # fmt: skip
+                self.fail(
+                    "type-mismatch",
+                    f"`{parameter.name.name}` of `{definition.name.name}` is a tensor",
+                    span,
+                    found=describe(value),
+                )
             if parameter.type is not None:
                 matcher.match(parameter.name.name, parameter.type, value.type)
         matcher.finish()

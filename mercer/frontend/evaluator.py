@@ -24,6 +24,7 @@ from mercer.frontend.arithmetic import (
     scalar_call,
     static_call,
 )
+from mercer.frontend.calls import bind_arguments, holds_tensor
 from mercer.frontend.diagnostics import did_you_mean
 from mercer.frontend.frames import DTYPES, Builder, Definitions, Frame, Signature, fail
 from mercer.frontend.subscripts import subscript
@@ -187,8 +188,12 @@ class Evaluator:
         try:
             broadcast(left.type.shape, right.type.shape)
         except OperandError as error:
-            self.fail("shape-mismatch", f"`{e.operator}`: {error.message}", e.span,
-                      hint="axes are matched from the right; an axis of 1 is repeated")  # fmt: skip
+            self.fail(
+                "shape-mismatch",
+                f"`{e.operator}`: {error.message}",
+                e.span,
+                hint="axes are matched from the right; an axis of 1 is repeated",
+            )
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -212,7 +217,7 @@ class Evaluator:
         if self.frame.loop is not None:
             if name in FUNCTIONS or name in STATIC_FUNCTIONS or name in DTYPES:
                 return self._scalar_function(e, name, positional)
-        elif not any(isinstance(v, Tensor) or _holds_tensor(v) for v in positional):
+        elif not any(isinstance(v, Tensor) or holds_tensor(v) for v in positional):
             if name == "rank" or name == "shape":
                 self.fail("type-mismatch", f"`{name}` takes a tensor; found {_describe_all(positional)}", e.span)
             if name in STATIC_FUNCTIONS and not keywords:
@@ -278,8 +283,14 @@ class Evaluator:
         if e.instance is not None and kind != "layer":
             self.fail("unsupported", f"`as` names a layer; `{definition.name.name}` is a {kind}", e.instance.span)
         if kind == "kernel" and (self.frame.loop is None or not any(isinstance(v, View) for v in positional)):
-            bound = self.bind(Signature("kernel", definition.name.name, (), Signature.of(definition).attributes), e,
-                              positional, attributes, keywords)[1]  # fmt: skip
+            bound = bind_arguments(
+                self,
+                Signature("kernel", definition.name.name, (), Signature.of(definition).attributes),
+                e,
+                positional,
+                attributes,
+                keywords,
+            )[1]
             return KernelValue(definition.name.name, tuple(bound.items()))  # type: ignore[arg-type]
         if kind in ("kernel", "fn"):
             return self.inline(definition, e, positional, attributes, keywords, {})
@@ -292,7 +303,7 @@ class Evaluator:
             )
         if kind == "model":
             self.fail("unsupported", f"model `{definition.name.name}` cannot be called", e.span, hint="make it a layer")
-        tensors, bound = self.bind(Signature.of(definition), e, positional, attributes, keywords)
+        tensors, bound = bind_arguments(self, Signature.of(definition), e, positional, attributes, keywords)
         if kind == "op":
             return self._operator(definition.name.name, tensors, bound, e)
         return self.layer(definition, e, tensors, bound)
@@ -318,7 +329,7 @@ class Evaluator:
             if isinstance(value, Tensor):
                 tensors.append(value)
             elif isinstance(value, int | float) and typed:
-                dtype = typed[0]
+                dtype = next((t for t in typed if t is not DType.BOOL), typed[0])  # not that of a condition
                 if isinstance(value, float) and not dtype.is_float:
                     self.fail("dtype-mismatch", f"{value} is not a number of type {dtype}", span)
                 tensors.append(self.builder.constant(_scalar_array(value, dtype), "number"))
@@ -326,8 +337,12 @@ class Evaluator:
                 self.fail("type-mismatch", f"`{name}` takes tensors; found {describe(value)}", span)
         for key, value in attributes.items():
             if not is_static(value):
-                self.fail("not-static", f"attribute `{key}` of `{name}` must be known at compile time", span,
-                          found=describe(value))  # fmt: skip
+                self.fail(
+                    "not-static",
+                    f"attribute `{key}` of `{name}` must be known at compile time",
+                    span,
+                    found=describe(value),
+                )
         return self.apply(name, tuple(tensors), attributes, span)  # type: ignore[arg-type]
 
     def apply(self, name: str, operands: tuple[Tensor, ...], attributes: dict[str, Static], span: Span) -> AnyValue:
@@ -336,58 +351,15 @@ class Evaluator:
         results = self.builder.apply(name, operands, attributes, self.frame.site or span)
         return results[0] if len(results) == 1 else results
 
-    def bind(
-        self,
-        signature: Signature,
-        e: syntax.Call,
-        positional: tuple[AnyValue, ...],
-        attributes: tuple[AnyValue, ...],
-        keywords: dict[str, AnyValue],
-    ) -> tuple[tuple[AnyValue, ...], dict[str, AnyValue]]:
-        """Distribute the arguments of a call: tensors, and the attributes that are given."""
-        count = len(signature.tensors)
-        folded = bool(positional) and isinstance(positional[0], tuple) and _holds_tensor(positional[0])
-        needed = 1 if folded else count
-        tensors, rest = positional[:needed], positional[needed:]
-        if len(tensors) < needed:
-            missing = ", ".join(f"`{n}`" for n in signature.tensors[len(tensors) :])
-            self.fail("missing-argument", f"`{signature.name}` needs {missing}", e.span, expected=str(signature))
-        if e.split and rest:
-            self.fail(
-                "extra-argument",
-                f"`{signature.name}` takes {count} tensor{'s' * (count != 1)}; found {len(positional)} before `;`",
-                e.span,
-                expected=str(signature),
-            )
-        known = [name for name, _ in signature.attributes]
-        values = rest + attributes
-        if len(values) > len(known):
-            self.fail("extra-argument", f"`{signature.name}` takes {len(known)} attributes; found {len(values)}", e.span,
-                      expected=str(signature))  # fmt: skip
-        bound = dict(zip(known, values, strict=False))
-        for keyword in e.keywords:
-            if keyword.name not in known:
-                hint = did_you_mean(keyword.name, known) or f"it has {', '.join(known) or 'no attributes'}"
-                message = f"`{signature.name}` has no attribute `{keyword.name}`"
-                self.fail("unknown-attribute", message, keyword.span, hint=hint)
-            if keyword.name in bound:
-                self.fail("duplicate-name", f"attribute `{keyword.name}` is given twice", keyword.span)
-        bound |= keywords
-        for name, default in signature.attributes:
-            if default is None and name not in bound:
-                message = f"`{signature.name}` needs attribute `{name}`"
-                self.fail("missing-argument", message, e.span, expected=str(signature))
-        for name, value in bound.items():
-            if isinstance(value, Tensor) and signature.kind == "op":
-                message = f"attribute `{name}` of `{signature.name}` takes no tensor"
-                self.fail("type-mismatch", message, e.span, expected=str(signature), found=describe(value))
-        return tensors, bound
-
     def layer(
         self, definition: syntax.Definition, e: syntax.Call, tensors: tuple[AnyValue, ...], bound: dict[str, AnyValue]
     ) -> AnyValue:
-        self.fail("unsupported", f"layer `{definition.name.name}` cannot be used inside an operator", e.span,
-                  hint="operators own no parameters; call an op")  # fmt: skip
+        self.fail(
+            "unsupported",
+            f"layer `{definition.name.name}` cannot be used inside an operator",
+            e.span,
+            hint="operators own no parameters; call an op",
+        )
 
     def inline(
         self,
@@ -439,8 +411,12 @@ class Evaluator:
     def _reduction(self, e: syntax.Reduction) -> AnyValue:
         loop = self.frame.loop
         if loop is None:
-            self.fail("unsupported", f"`{e.kind}[…]` stands in an index statement", e.span,
-                      hint=f"on whole tensors call `{e.kind}(x; axis)`")  # fmt: skip
+            self.fail(
+                "unsupported",
+                f"`{e.kind}[…]` stands in an index statement",
+                e.span,
+                hint=f"on whole tensors call `{e.kind}(x; axis)`",
+            )
         indices, ellipses = dict(loop.indices), dict(loop.ellipses)
         axes = self.axes(e.axes)
         value = self.evaluate(e.body)
@@ -475,10 +451,6 @@ class Evaluator:
             return Read(tensor.name, tuple(IntExpr.var(name) for name in names), expr.dtype)
 
         return transform(body, change)
-
-
-def _holds_tensor(value: AnyValue) -> bool:
-    return isinstance(value, tuple) and any(isinstance(v, Tensor) or _holds_tensor(v) for v in value)
 
 
 def _describe_all(values: tuple[AnyValue, ...]) -> str:

@@ -200,8 +200,11 @@ class _OperatorBody(Body):
         name = self.definition.name.name
         if results is None or len(results) != len(declared):
             found = "nothing" if results is None else f"{len(results)} values"
-            self.fail("missing-return", f"`{name}` declares {len(declared)} results; its body returns {found}",
-                      self.definition.name.span)  # fmt: skip
+            self.fail(
+                "missing-return",
+                f"`{name}` declares {len(declared)} results; its body returns {found}",
+                self.definition.name.span,
+            )
         tensors: list[Tensor] = []
         for value, type_ in zip(results, declared, strict=True):
             if not isinstance(value, Tensor):
@@ -210,12 +213,10 @@ class _OperatorBody(Body):
             matcher.match("the result", type_, value.type)
             tensors.append(value)
         matcher.finish()
-        for type_, tensor in zip(declared, tensors, strict=True):
-            for dim, size in zip(type_.dims, tensor.type.shape, strict=False):
-                del dim
-                if size.is_constant and size.value < 0:
-                    self.fail("out-of-range", f"`{name}` gives a result of shape {show_shape(tensor.type.shape)}", self.span,
-                              hint="the operands are too small")  # fmt: skip
+        for tensor in tensors:
+            if any(size.is_constant and size.value < 0 for size in tensor.type.shape):
+                message = f"`{name}` gives a result of shape {show_shape(tensor.type.shape)}"
+                self.fail("out-of-range", message, self.span, hint="the operands are too small")
         return tuple(tensors)
 
     def index_statement(self, s: syntax.IndexAssign) -> AnyValue:
@@ -294,8 +295,11 @@ def _reshape(body: _OperatorBody) -> Tensor:
             shape[free[0]] = total // known
     result = tuple(shape)
     if _count(result) != total:
-        body.fail("shape-mismatch", f"{show_shape(x.type.shape)} has {total} elements; "
-                  f"{show_shape(result)} has {_count(result)}", body.span)  # fmt: skip
+        body.fail(
+            "shape-mismatch",
+            f"{show_shape(x.type.shape)} has {total} elements; {show_shape(result)} has {_count(result)}",
+            body.span,
+        )
     if result == x.type.shape:
         return x
     statements = body.builder

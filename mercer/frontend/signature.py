@@ -37,8 +37,13 @@ def bind_defaults(evaluator: Evaluator, attributes: Sequence[syntax.Attribute], 
         name = attribute.name.name
         if name in scope or attribute.default is None:
             continue
-        waits = any(other not in scope and evaluator.library.definition(other) is None and other not in DTYPES
-                    and other not in ("pi", "inf") for other in names_in(attribute.default))  # fmt: skip
+        waits = any(
+            other not in scope
+            and evaluator.library.definition(other) is None
+            and other not in DTYPES
+            and other not in ("pi", "inf")
+            for other in names_in(attribute.default)
+        )
         if last or not waits:
             scope[name] = evaluator.static(attribute.default, f"the default of `{name}`")
 
@@ -154,8 +159,9 @@ class Matcher:
                 raise OperandError(f"{show_shape(known)} and {show_shape(dims)} differ in `...{item.name}`")
             ellipses[item.name] = broadcast(known, dims)
         except OperandError as error:
-            self.evaluator.fail("shape-mismatch", f"`{name}` does not fit the operands before it: {error.message}", self.span,
-                                expected=show_shape(known), found=show_shape(dims))  # fmt: skip
+            message = f"`{name}` does not fit the operands before it: {error.message}"
+            shapes = {"expected": show_shape(known), "found": show_shape(dims)}
+            self.evaluator.fail("shape-mismatch", message, self.span, **shapes)
 
     def _mismatch(
         self,
@@ -202,8 +208,8 @@ def show(e: syntax.Expression) -> str:
         case syntax.Number(value):
             return str(value)
         case syntax.Binary(operator, left, right):
-            sides = [f"({show(s)})" if isinstance(s, syntax.Binary) and operator in "*/%" and s.operator in "+-" else show(s)
-                     for s in (left, right)]  # fmt: skip
+            looser = [operator in "*/%" and isinstance(s, syntax.Binary) and s.operator in "+-" for s in (left, right)]
+            sides = [f"({show(s)})" if loose else show(s) for s, loose in zip((left, right), looser, strict=True)]
             return f"{sides[0]} {operator} {sides[1]}" if operator in "+-" else f"{sides[0]}{operator}{sides[1]}"
         case syntax.Unary(operator, operand):
             return f"{operator}{show(operand)}"

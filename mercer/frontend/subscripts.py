@@ -70,8 +70,9 @@ def _read(ev: Evaluator, e: syntax.Subscript, base: Tensor | View) -> AnyValue:
         if not isinstance(filled, Const):
             ev.fail("not-static", "the pad value must be known at compile time", e.pad.span)
         if filled.dtype is not tensor.type.dtype:
-            ev.fail("dtype-mismatch", f"the pad value is {filled.dtype}; `{tensor.name}` is {tensor.type.dtype}",
-                      e.pad.span)  # fmt: skip
+            ev.fail(
+                "dtype-mismatch", f"the pad value is {filled.dtype}; `{tensor.name}` is {tensor.type.dtype}", e.pad.span
+            )
         pad = filled
     else:
         _check_range(ev, e, tensor, indices)

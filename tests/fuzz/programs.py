@@ -14,9 +14,25 @@ from mercer.compiler import Program
 from mercer.ir.graph import Value
 
 UNARY = ("relu", "sigmoid", "tanh", "sin", "cos", "gelu", "silu", "softplus", "elu", "abs", "square", "softmax")
-SCALAR = ("tanh({0})", "sin({0})", "sigmoid({0})", "max({0}, {1})", "min({0}, {1})", "{0} + {1}", "{0} - {1}", "{0} * {1}",
-          "0.5 * {0}", "abs({0})", "exp(-abs({0}))", "sqrt(abs({0}) + 1)", "where({0} > {1}, {0}, {1})", "erf({0})",
-          "{0} / (1 + abs({1}))", "log1p(abs({0}))", "rsqrt({0} * {0} + 1)")  # fmt: skip
+SCALAR = (
+    "tanh({0})",
+    "sin({0})",
+    "sigmoid({0})",
+    "max({0}, {1})",
+    "min({0}, {1})",
+    "{0} + {1}",
+    "{0} - {1}",
+    "{0} * {1}",
+    "0.5 * {0}",
+    "abs({0})",
+    "exp(-abs({0}))",
+    "sqrt(abs({0}) + 1)",
+    "where({0} > {1}, {0}, {1})",
+    "erf({0})",
+    "{0} / (1 + abs({1}))",
+    "log1p(abs({0}))",
+    "rsqrt({0} * {0} + 1)",
+)
 
 
 @dataclass
@@ -114,7 +130,7 @@ def _candidate(draft: Draft, name: str) -> tuple[str, str]:
         f"{a}[:, :{rng.choice((1, 2, 3))}]",
         f"{a}[:, {rng.choice((0, 1))}]",
         f"{a}[..., ::{rng.choice((2, 3))}]",
-        f"{a} |> flatten |> KernelMachine({rng.choice((2, 5))}, centers = {rng.choice((3, 9))}, kernel = gaussian(gamma = 0.02))",
+        f"{a} |> flatten |> KernelMachine({rng.choice((2, 5))}, {rng.choice((3, 9))}, gaussian(gamma = 0.02))",
         f"{a} |> flatten |> KANLinear({rng.choice((2, 4))})",
         f"reshape({a}; shape = [N, -1])",
     )
@@ -155,7 +171,5 @@ def _own_operator(rng: random.Random, name: str, a: str, b: str) -> tuple[str, s
             body = f"tanh({body})"
     shape = ", ".join(dims)
     result = ", ".join(left)
-    text = (
-        f"op own_{name}(a: T[{shape}], b: T[{shape}]) -> T[{result}] {{\n  return y[{result}] = {body}\n}}"
-    )
+    text = f"op own_{name}(a: T[{shape}], b: T[{shape}]) -> T[{result}] {{\n  return y[{result}] = {body}\n}}"
     return text, f"{name} = own_{name}({a}, {b if rng.random() < 0.4 else a})"

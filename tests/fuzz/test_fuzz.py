@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from programs import generate
 
 import mercer
 from mercer.compiler import Program, parse_ir, print_ir
 from mercer.ir.types import Array, DType
+from tests.fuzz.programs import generate
 
 PIPELINES = (
     None,
