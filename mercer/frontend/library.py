@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import show_shape
@@ -15,7 +17,7 @@ from mercer.frontend.body import Body, Collector, nest
 from mercer.frontend.diagnostics import SOURCES, CompileError, DiagnosticBag, did_you_mean
 from mercer.frontend.evaluator import Evaluator
 from mercer.frontend.frames import DTYPES, Frame, fail, relocated
-from mercer.frontend.parser import parse
+from mercer.frontend.parser import Outline, outline, parse, parse_item
 from mercer.frontend.signature import Matcher, bind_defaults
 from mercer.frontend.values import AnyValue, Reference, Static, Tensor, as_attribute, describe
 from mercer.ir.graph import AttributeValue, Constant, KernelValue, Value
@@ -31,12 +33,44 @@ STANDARD = "stdlib"
 MAX_DEPTH = 64
 
 
-class DefinitionLibrary:
-    """Definitions by name. Satisfies `mercer.ir.library.Library`."""
+class _Standard(Mapping[str, syntax.Definition]):
+    """The definitions of the standard library; each is parsed when it is first asked for."""
 
-    def __init__(self, definitions: Mapping[str, syntax.Definition], own: tuple[syntax.Definition, ...] = ()) -> None:
-        self._definitions = dict(definitions)
-        self.own = own
+    def __init__(self) -> None:
+        self.places: dict[str, tuple[str, str, Outline]] = {}
+        self._parsed: dict[str, syntax.Definition] = {}
+        texts = {"builtin.mer": _BUILTIN_TEXT}
+        for entry in (resources.files("mercer") / "stdlib").iterdir():
+            if entry.name.endswith(".mer"):
+                texts[entry.name] = entry.read_text(encoding="utf-8")
+        for file in sorted(texts):
+            for item in outline(texts[file]):
+                self.places[item.name] = (texts[file], f"{STANDARD}/{file}", item)
+
+    def __getitem__(self, name: str) -> syntax.Definition:
+        if name not in self._parsed:
+            parsed = parse_item(*self.places[name])
+            assert isinstance(parsed, syntax.Definition)
+            self._parsed[name] = parsed
+        return self._parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+
+class DefinitionLibrary:
+    """The standard library with a user's `own` definitions. Satisfies `mercer.ir.library.Library`."""
+
+    def __init__(self, standard: _Standard, own: Mapping[str, syntax.Definition] | None = None) -> None:
+        self.own = dict(own or {})
+        self._standard = standard
+        self._definitions = ChainMap(self.own, cast("dict[str, syntax.Definition]", standard))
         self._instances: dict[object, Instance] = {}
         self._active: list[str] = []
 
@@ -47,29 +81,29 @@ class DefinitionLibrary:
         return self._definitions
 
     def operators(self) -> frozenset[str]:
-        return frozenset(name for name, d in self._definitions.items() if d.kind == "op")
+        standard = {name for name, (_, _, item) in self._standard.places.items() if item.kind == "op"}
+        return frozenset(standard | {name for name, d in self.own.items() if d.kind == "op"})
 
     def is_standard(self, span: Span) -> bool:
         return span.file.startswith(f"{STANDARD}/")
 
-    def extended(self, definitions: Sequence[syntax.Definition], standard: bool = False) -> DefinitionLibrary:
+    def extended(self, definitions: Sequence[syntax.Definition]) -> DefinitionLibrary:
         """With more definitions. Raises CompileError for a name that exists already."""
         bag = DiagnosticBag()
-        merged = dict(self._definitions)
+        own = dict(self.own)
         for definition in definitions:
             name = definition.name.name
-            if name in merged:
-                where = merged[name].span
-                bag.error(
-                    "duplicate-name", f"`{name}` is defined already", definition.name.span, notes=[f"first in {where}"]
-                )
-            merged[name] = definition
+            known = own.get(name) or self.definition(name)
+            if known is not None:
+                message, notes = f"`{name}` is defined already", [f"first in {known.span}"]
+                bag.error("duplicate-name", message, definition.name.span, notes=notes)
+            own[name] = definition
         bag.raise_if_any()
-        return DefinitionLibrary(merged, self.own if standard else (*self.own, *definitions))
+        return DefinitionLibrary(self._standard, own)
 
     def own_text(self) -> str:
         """The text of the user's operators, functions and kernels, for an IR that stands alone."""
-        return "\n\n".join(d.source for d in self.own if d.kind in ("op", "fn", "kernel"))
+        return "\n\n".join(d.source for d in self.own.values() if d.kind in ("op", "fn", "kernel"))
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
@@ -367,16 +401,7 @@ class Loaded:
 @cache
 def default_library() -> DefinitionLibrary:
     """The standard library."""
-    definitions: list[syntax.Definition] = []
-    files = [(f"{STANDARD}/builtin.mer", _BUILTIN_TEXT)]
-    folder = resources.files("mercer") / "stdlib"
-    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".mer"):
-            files.append((f"{STANDARD}/{entry.name}", entry.read_text(encoding="utf-8")))
-    for name, text in files:
-        file = parse(text, name)
-        definitions += [item for item in file.items if isinstance(item, syntax.Definition)]
-    return DefinitionLibrary({}).extended(definitions, standard=True)
+    return DefinitionLibrary(_Standard())
 
 
 def load(text: str, name: str, folder: Path | None = None) -> Loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from mercer.frontend.lalr import Loop
 DEEPEST = 128
 """Levels of brackets and operators within each other that are followed, so that recursion over the tree is safe."""
 
-_ITEM = re.compile(r"^(use|kernel|fn|op|layer|model)[ \t]+[A-Za-z_]", re.MULTILINE)
+_ITEM = re.compile(r"^(?P<kind>use|kernel|fn|op|layer|model)[ \t]+(?P<name>[A-Za-z_]\w*)", re.MULTILINE)
 
 
 def parse(text: str, file: str = "<text>") -> syntax.File:
@@ -33,6 +34,34 @@ def parse(text: str, file: str = "<text>") -> syntax.File:
         items = _parser().file(text, file, bag)
     bag.raise_if_any()
     return syntax.File(file, text, items)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Where an item of a file stands, before anything of it is parsed."""
+
+    kind: str
+    name: str
+    start: int
+    end: int
+
+
+def outline(text: str) -> tuple[Outline, ...]:
+    """The items of a file that begin in column 1."""
+    found = list(_ITEM.finditer(text))
+    ends = [*(match.start() for match in found[1:]), len(text)]
+    return tuple(Outline(m["kind"], m["name"], m.start(), end) for m, end in zip(found, ends, strict=True))
+
+
+def parse_item(text: str, file: str, item: Outline) -> syntax.Item:
+    """One item of a file. Raises `CompileError`."""
+    SOURCES.add(file, text)
+    bag = DiagnosticBag()
+    with _lock:
+        (parsed,) = _parser().file(text, file, bag, (item.start, item.end)) or (None,)
+    bag.raise_if_any()
+    assert parsed is not None
+    return parsed
 
 
 _lock = threading.Lock()
@@ -57,11 +86,13 @@ class _Parser:
         )
         self.loop = Loop(self.lark)
 
-    def file(self, text: str, file: str, bag: DiagnosticBag) -> tuple[syntax.Item, ...]:
-        """The items of a file; one that begins in column 1 is parsed even when those before it are wrong."""
+    def file(
+        self, text: str, file: str, bag: DiagnosticBag, span: tuple[int, int] | None = None
+    ) -> tuple[syntax.Item, ...]:
+        """The items of a file, or of a part of it; one in column 1 is parsed even when those before it are wrong."""
         self.text, self.name, self.bag = text, file, bag
         self.builder.begin(text, file, bag)
-        starts = [0, *(match.start() for match in _ITEM.finditer(text) if match.start()), len(text)]
+        starts = span or [0, *(match.start() for match in _ITEM.finditer(text) if match.start()), len(text)]
         items: list[syntax.Item] = []
         for start, end in pairwise(starts):
             items.extend(self.piece("file", start, end) or ())
