@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mercer.backends.tvm.build import compile_nests
 from mercer.backends.tvm.scalar import UnsupportedError
+from mercer.backends.tvm.target import parse
 from mercer.ir.graph import Value
 from mercer.ir.index import Const, Expr, Read, Reducer, call
 from mercer.ir.nests import Nests, Primitive
@@ -74,13 +76,22 @@ def test_convolution(target: str, inputs: int, outputs: int, size: int, kernel: 
     assert binary.families[-1] == "contraction"
 
 
-@pytest.mark.parametrize(("inner", "outputs"), [(1024, 128), (128, 10), (33, 17), (5, 2), (64, 3)])
-def test_linear(inner: int, outputs: int) -> None:
+@pytest.mark.parametrize(
+    ("inner", "outputs", "family"),
+    [
+        (1024, 128, "contraction"),
+        (128, 10, "contraction"),
+        (33, 17, "contraction"),
+        (64, 3, "reduce"),
+        (5, 2, "pointwise"),
+    ],
+)
+def test_linear(inner: int, outputs: int, family: str) -> None:
     body = total(mul(read("x", "n", "k"), read("w", "m", "k")), k=inner)
     nests = program(
         {"x": tensor("N", inner)}, {"w": normal(outputs, inner)}, [nest("y", axes(n="N", m=outputs), body)], "y"
     )
-    assert check(nests, {"x": (-1, inner)}).families == ["contraction"]
+    assert check(nests, {"x": (-1, inner)}).families == [family]
 
 
 def test_pairwise_distance_is_a_contraction() -> None:
@@ -285,9 +296,10 @@ def test_equal_nests_share_a_function() -> None:
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
-    first, second = (build(conv(3, 8, 8, 3, 1, 1)).compiled for _ in range(2))
-    assert first.library == second.library
-    assert [name for name, _ in first.constants] == [name for name, _ in second.constants]
+    first, *others = (compile_nests(conv(3, 8, 8, 3, 1, 1), parse("cpu")) for _ in range(12))
+    for other in others:
+        assert other.library == first.library
+        assert [name for name, _ in other.constants] == [name for name, _ in first.constants]
 
 
 def test_an_unknown_primitive_is_refused_by_name() -> None:

@@ -15,7 +15,7 @@ from tvm import relax, tirx
 
 from mercer.backends.tvm import cuda, function
 from mercer.backends.tvm.lower import Scope
-from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, relax_passes
+from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
@@ -193,7 +193,7 @@ class _Plan:
                 result = builder.emit_output(relax.Tuple([values[name] for name in self.outputs]))
             builder.emit_func_output(result)
         with self.target.tvm():
-            module = relax_passes()(builder.get())
+            module = in_order(relax_passes()(builder.get()))
         # Added last: the passes would make public entries of them.
         return tvm.IRModule({**module.functions, **functions.private}, attrs=module.attrs), steps
 

@@ -55,7 +55,7 @@ def _kernel(name: str, schedule: Schedule, inputs: Sequence[Operand], output: Te
             T.func_attr({"global_symbol": name, "tirx.noalias": True})
             sizes = {d: tirx.Var(d, "int64") for d in dims}
             empty = Scope({}, sizes, {}, {})
-            buffers = [T.arg(f"p{i}", argument(empty, o.type)) for i, o in enumerate(inputs)]
+            buffers: list[Any] = [T.arg(f"p{i}", argument(empty, o.type)) for i, o in enumerate(inputs)]
             for d in dims:
                 T.arg(d, sizes[d])
             buffers.append(T.arg("out", argument(empty, output)))

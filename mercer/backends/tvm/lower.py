@@ -267,7 +267,7 @@ class Scope:
         start = vm.cast(self.indices[self.lane], "int32")
         total = T.ramp(start * step, step, self.width) if step else None
         for monomial, coefficient in terms:
-            product = None
+            product: TirExpr = None
             for atom in monomial:
                 factor = self._vector_atom(atom)
                 product = factor if product is None else product * factor

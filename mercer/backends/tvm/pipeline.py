@@ -28,6 +28,16 @@ def relax_passes() -> Any:
     )
 
 
+def in_order(module: Any) -> Any:
+    """The module with the stores of its shape functions sorted by place: TVM leaves them in the order of addresses."""
+    functions: dict[Any, Any] = dict(module.functions.items())
+    for name, code in functions.items():
+        if "tirx.is_host_func" in (code.attrs or {}) and isinstance(code.body, tirx.SeqStmt):
+            stores: list[Any] = sorted(code.body.seq, key=lambda store: int(store.indices[0]))
+            functions[name] = code.with_body(tirx.SeqStmt(stores))
+    return tvm.IRModule(functions, attrs=module.attrs)
+
+
 def _lower_tir() -> tuple[Any, Any, Any]:
     """Without StmtSimplify, which folds x - ((x + c) - c) to 0 although floats round."""
     lowering = tvm.transform.Sequential(
@@ -48,7 +58,7 @@ def _finalize_device() -> Any:
 
 
 TIR_CONFIG = {"tirx.disable_assert": True}
-"""The entry of the virtual machine checks every argument; checking again in each function is a third of compile time."""
+"""The entry of the virtual machine checks every argument; a second check in each function takes compile time."""
 
 TIR_PIPELINE = "mercer"
 """The name under which TVM's build finds the passes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -220,7 +221,7 @@ _FLOAT: dict[str, Callable[..., TirExpr]] = {
     "sin": tirx.sin,
     "cos": tirx.cos,
     **{
-        name: (lambda f: lambda *a: _per_lane(f, *a))(getattr(tirx, name))
+        name: partial(_per_lane, getattr(tirx, name))
         for name in ("tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "erf", "log1p")
     },
     "expm1": lambda a: _per_lane(lambda x: T.call_pure_extern("float64", "expm1", x), a),

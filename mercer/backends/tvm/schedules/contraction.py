@@ -18,15 +18,15 @@ from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free, free_in_integer, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
-from mercer.backends.tvm.schedules import operands, tile
+from mercer.backends.tvm.schedules import operands
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split, volume
 from mercer.backends.tvm.schedules.normalize import position
-from mercer.backends.tvm.schedules.tile import Access, Tile
+from mercer.backends.tvm.schedules.tile import Access, Search, Tile
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, walk
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, substitute, walk
 from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.nests import Nest
-from mercer.ir.types import DType
+from mercer.ir.types import DType, TensorType
 
 CYCLE = 0.35
 """Nanoseconds."""
@@ -41,19 +41,54 @@ def plan(problem: Problem) -> Schedule | Refusal:
     reductions = [_ordered(e) for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce))]
     steps = max(1, sum(volume(e.axes) for e in reductions))
     accesses = [_access(read, problem, e) for e in reductions for read in dict.fromkeys(reads(e.body))]
-    calls = max(1, max(_calls(e.body) for e in reductions))
-    best = tile.best(nest.axes, accesses, calls, steps, problem.target)
+    calls = max(_calls(e.body) for e in reductions)
+    best = Search(nest.axes, accesses, calls, steps, problem.target).best()
     if best is None:
         return Refusal("contraction", "no output axis of constant extent for vectors")
     if best.cost * problem.target.lanes > 8.0 * calls:
         return Refusal("contraction", f"the best tile ({best}) would load more than it computes")
+    detail = str(best)
+    nest, best = _split(nest, best)
+    problem = replace(problem, nest=nest)
+    reductions = [_ordered(e) for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce))]
     order = [*(axis.name for axis in nest.axes if axis.name != best.lane)]
     problem, packed, constants = operands.repacked(problem, best, order, reductions)
-    return _schedule(problem, best, steps, (*padded, *packed), constants)
+    return _schedule(problem, best, detail, steps, (*padded, *packed), constants)
+
+
+def _split(nest: Nest, best: Tile) -> tuple[Nest, Tile]:
+    """Make two axes, tiles and the place inside of a tile, of every tiled axis that tiles cover without a rest.
+
+    Repacked operands then hold what a tile needs in one piece.
+    """
+    axes: list[Axis] = []
+    parts: dict[str, IntExpr] = {}
+    names: dict[str, str] = {}
+    for axis in nest.axes:
+        factor = best.factors.get(axis.name, 1)
+        if factor == 1 or not axis.extent.is_constant or axis.extent.value % factor or axis.extent.value == factor:
+            axes.append(axis)
+            continue
+        tiles, inside = (
+            Axis(f"{axis.name}.tile", axis.extent // factor),
+            Axis(f"{axis.name}.in", IntExpr.constant(factor)),
+        )
+        axes += [tiles, inside]
+        parts[axis.name] = IntExpr.var(tiles.name) * factor + IntExpr.var(inside.name)
+        names[axis.name] = inside.name
+    factors = {names.get(name, name): factor for name, factor in best.factors.items()}
+    tile = replace(best, lane=names.get(best.lane, best.lane), factors=factors)
+    type = TensorType(nest.type.dtype, tuple(axis.extent for axis in axes))
+    return replace(nest, axes=tuple(axes), body=substitute(nest.body, parts), type=type), tile
 
 
 def _schedule(
-    problem: Problem, best: Tile, steps: int, before: tuple[Nest, ...], constants: tuple[operands.Constant, ...]
+    problem: Problem,
+    best: Tile,
+    detail: str,
+    steps: int,
+    before: tuple[Nest, ...],
+    constants: tuple[operands.Constant, ...],
 ) -> Schedule:
     nest = problem.nest
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
@@ -64,7 +99,7 @@ def _schedule(
     def emit(scope: Scope, at: TirExpr) -> None:
         loops(at_outer(scope, outer, at), inner, lambda inside: _tile(inside, nest, best, place))
 
-    return Schedule("contraction", str(best), nest, count(outer), cost, emit, before, constants)
+    return Schedule("contraction", detail, nest, count(outer), cost, emit, before, constants)
 
 
 def _tile_volume(best: Tile) -> int:
@@ -169,7 +204,7 @@ def _refuse(nest: Nest, reductions: Sequence[Reduce]) -> Refusal | None:
     for e in reductions:
         if e.reducer in (Reducer.ARGMAX, Reducer.ARGMIN, Reducer.ANY, Reducer.ALL):
             return Refusal("contraction", f"{e.reducer.value} has no vector form")
-        if any(not free_in_integer(axis.extent) == frozenset() for axis in e.axes):
+        if any(free_in_integer(axis.extent) for axis in e.axes):
             return Refusal("contraction", "a reduction whose extent depends on an index")
         if any(isinstance(c, Read | Call) and c.dtype is DType.BOOL for c in [e.body]):
             return Refusal("contraction", "a reduction of bool elements")

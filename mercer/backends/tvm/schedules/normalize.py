@@ -37,11 +37,13 @@ def unique_names(nest: Nest) -> Nest:
     def change(expr: Expr) -> Expr:
         if not isinstance(expr, Reduce):
             return expr
-        names = {axis.name: axis.name for axis in expr.axes}
-        for name in names:
-            while names[name] in used:
-                names[name] += "'"
-            used.add(names[name])
+        names: dict[str, str] = {}
+        for axis in expr.axes:
+            name = axis.name
+            while name in used:
+                name += "'"
+            used.add(name)
+            names[axis.name] = name
         renamed = {old: IntExpr.var(new) for old, new in names.items() if old != new}
         axes = tuple(Axis(names[axis.name], axis.extent) for axis in expr.axes)
         return replace(expr, axes=axes, body=substitute(expr.body, renamed))

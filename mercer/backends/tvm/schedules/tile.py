@@ -49,82 +49,77 @@ class Tile:
 LOAD, GATHER, LATENCY, OVERHEAD = 0.5, 1.5, 4.0, 1.0
 """Cycles: of a load, of one element of a strided load, of a dependent multiply-add, of a loop step."""
 
-FACTORS = (1, 2, 3, 4, 5, 6, 7, 8)
+FACTORS = (2, 3, 4, 5, 6, 7, 8)
 
 
-def accumulators(target: Target) -> int:
-    """Vector registers that may hold sums; the rest is for operands."""
-    return 12 if target.registers == 16 else 24
+@dataclass(frozen=True)
+class Search:
+    """The tiles of a reduction of `steps` steps, `operations` vector instructions each, over output `axes`."""
 
+    axes: Sequence[Axis]
+    accesses: Sequence[Access]
+    operations: float
+    steps: int
+    target: Target
 
-def best(
-    axes: Sequence[Axis], accesses: Sequence[Access], operations: float, steps: int, target: Target
-) -> Tile | None:
-    """The cheapest tile; None when no axis can hold vectors."""
-    found = [
-        tile
-        for lane in axes
-        if lane.extent.is_constant and lane.extent.value >= 2
-        for tile in _candidates(lane, axes, accesses, operations, steps, target)
-    ]
-    return min(found, key=lambda tile: tile.cost, default=None)
+    def best(self) -> Tile | None:
+        """The cheapest tile; None when no axis can hold vectors."""
+        lanes = [axis for axis in self.axes if axis.extent.is_constant and axis.extent.value >= 2]
+        found = [tile for lane in lanes for tile in self._along(lane)]
+        return min(found, key=lambda tile: tile.cost, default=None)
 
+    def _along(self, lane: Axis) -> Iterator[Tile]:
+        extent, width = lane.extent.value, self.target.lanes
+        while width > extent:
+            width //= 2
+        rows = [axis for axis in self.axes if axis != lane and not (axis.extent.is_constant and axis.extent.value < 2)]
+        pairs = [(), *((row,) for row in rows), *itertools.combinations(rows, 2)]
+        for vectors in (v for v in (1, 2, 3, 4) if v == 1 or v * width <= extent):
+            for pair in pairs:
+                choices = [
+                    [k for k in FACTORS if not axis.extent.is_constant or k <= axis.extent.value] for axis in pair
+                ]
+                for factors in itertools.product(*choices):
+                    counts = {lane.name: vectors} | {axis.name: k for axis, k in zip(pair, factors, strict=True)}
+                    if self._registers(counts) <= self.target.registers and self._symbolic(counts) <= 1:
+                        yield self._tile(lane, width, counts)
 
-def _candidates(
-    lane: Axis, axes: Sequence[Axis], accesses: Sequence[Access], operations: float, steps: int, target: Target
-) -> Iterator[Tile]:
-    extent = lane.extent.value
-    width = target.lanes
-    while width > extent:
-        width //= 2
-    limit = accumulators(target)
-    rows = [axis for axis in axes if axis != lane and not (axis.extent.is_constant and axis.extent.value == 1)]
-    pairs = [(), *((row,) for row in rows), *itertools.combinations(rows, 2)]
-    for vectors in (1, 2, 3, 4):
-        if vectors > 1 and vectors * width > extent:
-            break
-        for pair in pairs:
-            if sum(not axis.extent.is_constant for axis in pair) > 1:
-                continue
-            for factors in itertools.product(FACTORS[1:], repeat=len(pair)):
-                total = vectors * math.prod(factors)
-                if total > limit or any(_too_long(a, f) for a, f in zip(pair, factors, strict=True)):
-                    continue
-                tiled = {lane.name: vectors * width} | {a.name: f for a, f in zip(pair, factors, strict=True)}
-                last = axes[-1] == lane
-                yield _priced(tiled, lane, width, axes, accesses, operations, steps, last)
+    def _symbolic(self, counts: Mapping[str, int]) -> int:
+        return sum(not axis.extent.is_constant for axis in self.axes if counts.get(axis.name, 1) > 1)
 
+    def _registers(self, counts: Mapping[str, int]) -> int:
+        """Vector registers in use when the axis with the highest count is walked outermost."""
+        outermost = max(counts, key=lambda name: counts[name])
+        operands = sum(
+            math.prod(k for name, k in counts.items() if name != outermost and access.strides.get(name, 0) != 0)
+            for access in self.accesses
+        )
+        return math.prod(counts.values()) + operands + (self.operations > 1)
 
-def _too_long(axis: Axis, factor: int) -> bool:
-    return axis.extent.is_constant and factor > axis.extent.value
+    def _tile(self, lane: Axis, width: int, counts: Mapping[str, int]) -> Tile:
+        """With a symbolic axis the cost is the mean of that of many elements and that of a single one."""
+        single = {axis.name: 1 for axis in self.axes if axis.name in counts and not axis.extent.is_constant}
+        cost = math.sqrt(self._cost(lane, width, counts) * self._cost(lane, width, {**counts, **single}))
+        ordered = sorted(counts, key=lambda name: -counts[name])
+        factors = {name: counts[name] * (width if name == lane.name else 1) for name in ordered}
+        return Tile(lane.name, width, factors, cost)
 
+    def _cost(self, lane: Axis, width: int, counts: Mapping[str, int]) -> float:
+        total = math.prod(counts.values())
+        loads = 0.0
+        for access in self.accesses:
+            count = math.prod(k for name, k in counts.items() if access.strides.get(name, 0) != 0)
+            contiguous = access.strides.get(lane.name, 0) in (0, 1) or access.movable
+            loads += count * (LOAD if contiguous else GATHER * width)
+        cycles = max(loads, total * self.operations / 2, LATENCY) + OVERHEAD
+        cycles += total * (1.0 if self.axes[-1] == lane else GATHER * width) / self.steps
+        return cycles / (total * width) * self._waste(lane, width, counts)
 
-def _priced(
-    factors: dict[str, int],
-    lane: Axis,
-    width: int,
-    axes: Sequence[Axis],
-    accesses: Sequence[Access],
-    operations: float,
-    steps: int,
-    stored_in_order: bool,
-) -> Tile:
-    total = math.prod(factors.values()) // width
-    loads = 0.0
-    for access in accesses:
-        count = math.prod(k for name, k in factors.items() if access.strides.get(name, 0) != 0)
-        along = access.strides.get(lane.name, 0)
-        if along == 0:
-            loads += LOAD * count
-        elif along == 1 or access.movable:
-            loads += LOAD * count / width
-        else:
-            loads += GATHER * count
-    cycles = max(loads, total * operations / 2, LATENCY) + OVERHEAD
-    cycles += total * (1.0 if stored_in_order else GATHER * width) / steps
-    waste = 1.0
-    for axis in axes:
-        k = factors.get(axis.name, 1)
-        size = axis.extent.value if axis.extent.is_constant else TYPICAL
-        waste *= math.ceil(size / k) * k / size if size else 1.0  # an empty axis runs nothing
-    return Tile(lane.name, width, factors, cycles / (total * width) * waste)
+    def _waste(self, lane: Axis, width: int, counts: Mapping[str, int]) -> float:
+        """What tiles compute, relative to what is needed: the last one of an axis overlaps the one before."""
+        waste = 1.0
+        for axis in self.axes:
+            factor = counts.get(axis.name, 1) * (width if axis == lane else 1)
+            size = axis.extent.value if axis.extent.is_constant else TYPICAL
+            waste *= math.ceil(size / factor) * factor / size if size else 1.0  # an empty axis runs nothing
+        return waste
