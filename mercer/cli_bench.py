@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,26 +23,29 @@ from mercer.runtime.session import Executable
 if TYPE_CHECKING:
     from mercer.compiler import Progress
 
+Name = TypeVar("Name")
+
 ROUNDS = 5
 BLOCK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Median time of one call in microseconds; `missing` says why there is none."""
+    """Median time of one call in microseconds and the threads it took; `missing` says why there is none."""
 
     system: str
     batch: int
     microseconds: float | None
+    threads: int | None = None
     missing: str = ""
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def interleaved(calls: Mapping[Name, Callable[[], object]]) -> dict[Name, float]:
     """Median microseconds of each callable, measured in turns so that a busy moment of the machine meets all of them.
 
     A turn is a block of calls of one kind, since threads that wait actively would disturb the next call of another.
     """
-    samples: dict[str, list[int]] = {name: [] for name in calls}
+    samples: dict[Name, list[int]] = {name: [] for name in calls}
     for number in range(ROUNDS + 1):  # the first round warms up
         for name, call in calls.items():
             call()
@@ -55,6 +58,34 @@ def interleaved(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
             if number:
                 samples[name] += block
     return {name: statistics.median(times) / 1e3 for name, times in samples.items()}
+
+
+def side_by_side(
+    executable: Callable[[], object], peers: Mapping[str, Callable[[], object]], threads: int
+) -> dict[str, tuple[float, int]]:
+    """Median microseconds and threads of the executable, called `mercer`, and of its peers, which run in PyTorch.
+
+    A peer gets one thread and all `threads`, and what is faster counts: with little to do, or on a busy machine, its
+    threads mostly wait for each other.
+    """
+    counts = sorted({1, threads})
+    calls = {("mercer", threads): executable}
+    calls |= {(name, count): _with_threads(call, count) for name, call in peers.items() for count in counts}
+    found: dict[str, tuple[float, int]] = {}
+    with torch_threads(threads, peers):
+        for (name, count), time in interleaved(calls).items():
+            found[name] = min(found.get(name, (time, count)), (time, count))
+    return found
+
+
+def _with_threads(call: Callable[[], object], count: int) -> Callable[[], object]:
+    import torch
+
+    def limited() -> object:
+        torch.set_num_threads(count)
+        return call()
+
+    return limited
 
 
 def random_inputs(signature: Signature, sizes: Mapping[str, int], seed: int = 0) -> tuple[Array, ...]:
@@ -91,21 +122,15 @@ def bench(
                 f"there is no dim `{name}`", f"the dims are {', '.join(sorted(symbols)) or 'all constant'}"
             )
     rows: list[Latency] = []
-    with torch_threads(executable.threads, against):
-        for number, batch in enumerate(batches):
-            if progress is not None:
-                progress(number, len(batches), f"batch {batch}")
-            inputs = random_inputs(executable.signature, dict.fromkeys(symbols, batch) | dict(sizes))
-            calls: dict[str, Callable[[], object]] = {"mercer": lambda inputs=inputs: executable(*inputs)}
-            missing: dict[str, str] = {}
-            for name in against:
-                peer = PEERS[name](executable.artifact, inputs)
-                if isinstance(peer, str):
-                    missing[name] = peer
-                else:
-                    calls[name] = peer
-            times = interleaved(calls)
-            rows += [Latency(name, batch, times.get(name), missing.get(name, "")) for name in ("mercer", *against)]
+    for number, batch in enumerate(batches):
+        if progress is not None:
+            progress(number, len(batches), f"batch {batch}")
+        inputs = random_inputs(executable.signature, dict.fromkeys(symbols, batch) | dict(sizes))
+        found = {name: PEERS[name](executable.artifact, inputs) for name in against}
+        peers = {name: peer for name, peer in found.items() if not isinstance(peer, str)}
+        times = side_by_side(lambda inputs=inputs: executable(*inputs), peers, executable.threads)
+        rows += [Latency(name, batch, *time) for name, time in times.items()]
+        rows += [Latency(name, batch, None, missing=why) for name, why in found.items() if isinstance(why, str)]
     return rows
 
 

@@ -88,7 +88,7 @@ def _tool(name: str, flag: str) -> str | None:
 
 
 def _cpu() -> str:
-    from mercer.runtime.session import physical_cores
+    from mercer.runtime.executors import physical_cores
 
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123

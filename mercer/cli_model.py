@@ -9,24 +9,26 @@ from typing import Any, Literal
 from mercer.cli_show import show_table, size_text
 from mercer.compiler import TARGETS, Program, UsageError
 from mercer.frontend.library import default_library
+from mercer.ir.analysis import Cost, cost
 from mercer.ir.graph import Graph
 from mercer.ir.lower import lower
 from mercer.ir.nests import Nests
 from mercer.ir.types import Array
-from mercer.passes.cost import elements, node_cost, size
+from mercer.passes.cost import elements, size
 from mercer.passes.manager import Pass, PassContext, run_passes
 from mercer.passes.pipeline import INFERENCE
 from mercer.runtime.errors import nearest
 
 
 def describe_model(program: Program) -> dict[str, Any]:
-    """Signature, parameters, operators and cost, ready for JSON."""
-    graph, types = program.graph, program.graph.types()
-    costs = [node_cost(node, types, program.library) for node in graph.nodes]
-    operators = Counter(node.operator for node in graph.nodes)
-    operations = dict.fromkeys(operators, 0)
-    for node, cost in zip(graph.nodes, costs, strict=True):
-        operations[node.operator] += cost.flops
+    """Signature, parameters, operators and cost (before any pass, every symbolic dim 1), ready for JSON."""
+    types = program.nests.types()
+    nodes = Counter(node.operator for node in program.graph.nodes)
+    costs = dict.fromkeys(nodes, Cost())
+    for statement in program.nests.statements:
+        costs[statement.origins[0].operator] += cost(statement, types)
+    total = sum(costs.values(), Cost())
+    dims = dict.fromkeys(sorted(name for v in types.values() for extent in v.shape for name in extent.dims()), 1)
     return {
         "model": program.name,
         "signature": str(program.signature),
@@ -38,13 +40,22 @@ def describe_model(program: Program) -> dict[str, Any]:
                 "initializer": str(p.initializer),
                 "trainable": p.trainable,
             }
-            for p in graph.parameters
+            for p in program.parameters
         ],
-        "operators": [{"name": n, "nodes": k, "operations": operations[n]} for n, k in sorted(operators.items())],
-        "trainable": sum(elements(p.type.shape) for p in graph.parameters if p.trainable),
-        "parameter_bytes": sum(size(p.type) for p in graph.parameters),
-        "operations": sum(cost.flops for cost in costs),
-        "bytes_moved": sum(cost.bytes for cost in costs),
+        "operators": [{"name": n, "nodes": nodes[n], **_counts(costs[n].at(dims))} for n in sorted(nodes)],
+        "trainable": sum(elements(p.type.shape) for p in program.parameters if p.trainable),
+        "parameter_bytes": sum(size(p.type) for p in program.parameters),
+        "dims": list(dims),
+        **_counts(total.at(dims)),
+        "formula": str(total.flops),
+    }
+
+
+def _counts(cost: Cost) -> dict[str, int]:
+    return {
+        "operations": cost.flops.value,
+        "transcendental": cost.transcendental.value,
+        "bytes_moved": cost.bytes.value,
     }
 
 
@@ -63,11 +74,17 @@ def show_model(summary: Mapping[str, Any]) -> None:
         ]
         show_table(("parameter", "type", ">count", "starts as"), rows)
     if summary["operators"]:
-        rows = [(o["name"], o["nodes"], f"{o['operations']:,}") for o in summary["operators"]]
-        show_table(("operator", ">nodes", ">operations"), rows)
+        rows = [
+            (o["name"], o["nodes"], f"{o['operations']:,}", f"{o['transcendental']:,}", size_text(o["bytes_moved"]))
+            for o in summary["operators"]
+        ]
+        show_table(("operator", ">nodes", ">operations", ">exp, sin, …", ">moved"), rows)
     print(f"{summary['trainable']:,} trainable numbers, {size_text(summary['parameter_bytes'])} of parameters")
+    where = f" at {' = '.join(summary['dims'])} = 1" if summary["dims"] else ""
     moved = size_text(summary["bytes_moved"])
-    print(f"{summary['operations']:,} scalar operations and {moved} moved, with every symbolic dim 1, before any pass")
+    print(f"{summary['operations']:,} operations (a multiply-add is two){where}, {moved} moved, before any pass")
+    if summary["dims"]:
+        print(f"operations = {summary['formula']}")
 
 
 # --- IR ---------------------------------------------------------------------------------------------------------------

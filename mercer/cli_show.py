@@ -35,7 +35,7 @@ def console(stream: TextIO, force_terminal: bool | None = None) -> Console:
     """A Rich console on `stream` that takes brackets as text and does not cut what goes to a pipe."""
     from rich.console import Console
 
-    width = None if stream.isatty() else PIPE_WIDTH
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     return Console(file=stream, force_terminal=force_terminal, width=width, markup=False, highlight=False)
 
 

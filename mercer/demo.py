@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mercer.cli_bench import interleaved, torch_threads
+from mercer.cli_bench import side_by_side, torch_threads
 from mercer.cli_show import progress_bar, show_json, show_table, size_text, time_text, write_whole
 from mercer.compiler import Program, UsageError, compile, parse
 from mercer.runtime.session import Executable, load
@@ -25,10 +25,10 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Labels: TypeAlias = npt.NDArray[np.int64]
 
 SEED = 0
-EPOCHS = 25
+EPOCHS = 30
 BATCH = 64
-LEARNING_RATE = 0.01
-WEIGHT_DECAY = 0.02
+LEARNING_RATE = 0.005
+WEIGHT_DECAY = 0.05
 LEAST_ACCURACY = 0.97
 LARGEST_DIFFERENCE = 1e-4
 LATENCY_BATCHES = (1, 64)
@@ -107,7 +107,7 @@ def train(program: Program, split: Split, epochs: int = EPOCHS) -> torch.nn.Modu
 
     net = program.torch(SEED)
     x, y = torch.from_numpy(split.train_x), torch.from_numpy(split.train_y)
-    order = torch.Generator().manual_seed(SEED)
+    random = torch.Generator().manual_seed(SEED)
     steps = epochs * -(-len(x) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -115,14 +115,27 @@ def train(program: Program, split: Split, epochs: int = EPOCHS) -> torch.nn.Modu
     with progress_bar("train") as report:
         for epoch in range(epochs):
             loss = torch.tensor(0.0)
-            for chosen in torch.split(torch.randperm(len(x), generator=order), BATCH):
-                loss = cross_entropy(net(x[chosen]), y[chosen])
+            for chosen in torch.split(torch.randperm(len(x), generator=random), BATCH):
+                loss = cross_entropy(net(jitter(x[chosen], random)), y[chosen])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
             report(epoch + 1, epochs, f"loss {loss.item():.3f}")
     return net.eval()
+
+
+def jitter(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Images f32[n, 1, 8, 8], each turned by up to 0.2 rad, scaled by up to 10 % and moved by up to 0.6 pixels."""
+    import torch
+    from torch.nn.functional import affine_grid, grid_sample
+
+    angle, scale, down, right = torch.rand(4, len(images), generator=random) * 2 - 1
+    angle, scale = 0.2 * angle, 1 + 0.1 * scale
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    rows = torch.stack((cosine, -sine, 0.15 * right, sine, cosine, 0.15 * down), dim=1)
+    grid = affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
+    return grid_sample(images, grid, align_corners=False)
 
 
 def run(folder: Path, spec: Path | None = None, target: str = "cpu", epochs: int = EPOCHS) -> Result:
@@ -132,7 +145,7 @@ def run(folder: Path, spec: Path | None = None, target: str = "cpu", epochs: int
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
-    with torch_threads(_threads()):
+    with torch_threads(1):  # so that the training does not depend on the number of cores
         start = time.perf_counter()
         net = train(program, split, epochs)
         train_seconds = time.perf_counter() - start
@@ -147,10 +160,9 @@ def run(folder: Path, spec: Path | None = None, target: str = "cpu", epochs: int
         return _compare(net, load(file), split, folder, train_seconds, compile_seconds)
 
 
-def _threads() -> int:
-    from mercer.runtime.session import physical_cores
-
-    return physical_cores()
+def accuracy(logits: Floats, labels: Labels) -> float:
+    """Part of the samples whose largest logit is the label's."""
+    return np.count_nonzero(np.argmax(logits, axis=1) == labels) / len(labels)
 
 
 def _save_inputs(folder: Path, weights: Mapping[str, Floats], split: Split) -> None:
@@ -176,24 +188,24 @@ def _compare(
         with torch.inference_mode():
             return net(torch.from_numpy(x)).numpy()
 
-    def latency(x: Floats) -> dict[str, float]:
-        return interleaved({"torch": lambda: eager(x), "binary": lambda: executable(x)})
+    def latency(x: Floats) -> dict[str, tuple[float, int]]:
+        return side_by_side(lambda: executable(x), {"torch": lambda: eager(x)}, executable.threads)
 
     expected: Floats = eager(split.test_x)
     actual: Floats = executable(split.test_x)
     torch_latency: dict[int, float] = {}
     binary_latency: dict[int, float] = {}
-    with progress_bar("measure") as report, torch_threads(executable.threads):
+    with progress_bar("measure") as report:
         for number, batch in enumerate(LATENCY_BATCHES):
             report(number, len(LATENCY_BATCHES), f"batch {batch}")
             times = latency(split.test_x[:batch].copy())
-            torch_latency[batch], binary_latency[batch] = times["torch"], times["binary"]
+            torch_latency[batch], binary_latency[batch] = times["torch"][0], times["mercer"][0]
     file = folder / "digits.mrc"
     return Result(
         samples=len(split.test_y),
-        torch_accuracy=float(np.mean(expected.argmax(1) == split.test_y)),
-        binary_accuracy=float(np.mean(actual.argmax(1) == split.test_y)),
-        predictions_equal=bool(np.array_equal(expected.argmax(1), actual.argmax(1))),
+        torch_accuracy=accuracy(expected, split.test_y),
+        binary_accuracy=accuracy(actual, split.test_y),
+        predictions_equal=bool(np.all(np.argmax(expected, axis=1) == np.argmax(actual, axis=1))),
         largest_difference=float(np.max(np.abs(expected - actual))),
         torch_latency=torch_latency,
         binary_latency=binary_latency,
@@ -222,7 +234,8 @@ def show(result: Result, as_json: bool = False) -> None:
     for batch in LATENCY_BATCHES:
         eager, binary = result.torch_latency[batch], result.binary_latency[batch]
         rows.append((f"latency, batch {batch}", time_text(eager), time_text(binary), f"{eager / binary:.2f} x as fast"))
-    title = f"{result.samples} test digits, {result.target}, {result.threads} threads"
+    threads = f"{result.threads} threads for the binary, the faster of 1 and {result.threads} for PyTorch"
+    title = f"{result.samples} test digits, {result.target}; {threads}"
     show_table(("", ">PyTorch eager", ">binary", ""), rows, title=title)
     print(f"trained in {result.train_seconds:.1f} s, compiled in {result.compile_seconds:.1f} s (cold)")
     print(f"{result.file}  {size_text(result.file_bytes)}")
