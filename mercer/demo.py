@@ -77,11 +77,13 @@ class Result:
 
 
 def digits_spec() -> Path:
-    """`examples/digits.mer`, from the repository or the installed package. Raises UsageError."""
+    """`examples/digits.mer`, from the repository or the installed package; relative where it lies below the working
+    folder, since its name goes into the artifact. Raises UsageError."""
     here = Path(__file__).parent
     for folder in (here.parent / "examples", here / "examples"):
-        if (folder / "digits.mer").is_file():
-            return folder / "digits.mer"
+        path = folder / "digits.mer"
+        if path.is_file():
+            return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     raise UsageError("examples/digits.mer is not there", "run the demo from a clone of the repository")
 
 
@@ -234,9 +236,9 @@ def show(result: Result, as_json: bool = False) -> None:
     for batch in LATENCY_BATCHES:
         eager, binary = result.torch_latency[batch], result.binary_latency[batch]
         rows.append((f"latency, batch {batch}", time_text(eager), time_text(binary), f"{eager / binary:.2f} x as fast"))
-    threads = f"{result.threads} threads for the binary, the faster of 1 and {result.threads} for PyTorch"
-    title = f"{result.samples} test digits, {result.target}; {threads}"
+    title = f"{result.samples} test digits, {result.target}"
     show_table(("", ">PyTorch eager", ">binary", ""), rows, title=title)
+    print(f"median latency; {result.threads} threads, PyTorch also with 1: whichever is faster")
     print(f"trained in {result.train_seconds:.1f} s, compiled in {result.compile_seconds:.1f} s (cold)")
     print(f"{result.file}  {size_text(result.file_bytes)}")
     print(f"{result.ir}/  the IR after every pass")
