@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mercer.backends.tvm.schedules.common import TYPICAL
 from mercer.backends.tvm.target import Target
@@ -62,6 +63,10 @@ class Search:
     steps: int
     target: Target
 
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        return {a.name: a.extent.value if a.extent.is_constant else TYPICAL for a in self.axes}
+
     def best(self) -> Tile | None:
         """The cheapest tile; None when no axis can hold vectors."""
         lanes = [axis for axis in self.axes if axis.extent.is_constant and axis.extent.value >= 2]
@@ -80,6 +85,8 @@ class Search:
                     [k for k in FACTORS if not axis.extent.is_constant or k <= axis.extent.value] for axis in pair
                 ]
                 for factors in itertools.product(*choices):
+                    if vectors * math.prod(factors) >= self.target.registers:
+                        continue
                     counts = {lane.name: vectors} | {axis.name: k for axis, k in zip(pair, factors, strict=True)}
                     if self._registers(counts) <= self.target.registers and self._symbolic(counts) <= 1:
                         yield self._tile(lane, width, counts)
@@ -118,8 +125,7 @@ class Search:
     def _waste(self, lane: Axis, width: int, counts: Mapping[str, int]) -> float:
         """What tiles compute, relative to what is needed: the last one of an axis overlaps the one before."""
         waste = 1.0
-        for axis in self.axes:
-            factor = counts.get(axis.name, 1) * (width if axis == lane else 1)
-            size = axis.extent.value if axis.extent.is_constant else TYPICAL
-            waste *= math.ceil(size / factor) * factor / size if size else 1.0  # an empty axis runs nothing
+        for name, count in counts.items():
+            size, factor = self.sizes[name], count * (width if name == lane.name else 1)
+            waste *= -(-size // factor) * factor / size if size else 1.0  # an empty axis runs nothing
         return waste
