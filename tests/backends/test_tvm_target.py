@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from mercer.backends.tvm.target import TargetError, available, host_level, parse
+from mercer.backends.tvm.target import TargetError, available, host_level, parse, require_tools
 
 
 def test_levels() -> None:
@@ -28,3 +30,10 @@ def test_availability_has_reasons() -> None:
     rows = {row.target: row for row in available()}
     assert rows["cpu"].runs
     assert rows["cuda"].reason
+
+
+@pytest.mark.parametrize(("target", "tool"), [("cuda:sm_90", "nvcc"), ("cpu", "g++")])
+def test_a_missing_compiler_is_named(target: str, tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(TargetError, match=re.escape(f"needs {tool}")):
+        require_tools(parse(target))

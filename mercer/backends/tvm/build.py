@@ -19,7 +19,7 @@ from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, rel
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
-from mercer.backends.tvm.target import Target
+from mercer.backends.tvm.target import Target, require_tools
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Expr, Read, rebuild
 from mercer.ir.integers import IntExpr
@@ -79,8 +79,9 @@ class _Call:
 def compile_nests(nests: Nests, target: Target) -> Compiled:
     """Compile a program whose constants have data.
 
-    Raises UnsupportedError for what this backend does not know and TargetError-like MercerErrors from the toolchain.
+    Raises UnsupportedError for what this backend does not know and TargetError when a compiler is missing.
     """
+    require_tools(target)
     plan = _Plan(nests, target)
     for statement in plan.outputs_computed(nests):
         plan.add(statement)

@@ -95,6 +95,14 @@ def gpu_arch() -> str | None:
     return f"sm_{found[1]}{found[2]}" if result.returncode == 0 and found else None
 
 
+def require_tools(target: Target) -> None:
+    """Raises TargetError when a compiler that the target needs is not on the PATH."""
+    for tool, needed in (("nvcc", target.is_cuda), ("g++", True)):
+        if needed and shutil.which(tool) is None:
+            hint = "`mercer doctor` lists what this machine can build"
+            raise TargetError(f"target {target.name} needs {tool}, which is not on the PATH", hint=hint)
+
+
 @dataclass(frozen=True)
 class Availability:
     """Whether a kind of target can be built and run on this machine, and what is missing."""

@@ -20,9 +20,6 @@ from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import DType
 
-LARGEST_SERIAL_REDUCTION = 64
-"""Reductions up to this length stay serial loops inside of a vector."""
-
 
 def plan(problem: Problem) -> Schedule | Refusal:
     nest, target = problem.nest, problem.target
