@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from mercer.cli_show import (
+from mercer.commands.show import (
     check_writable,
     note,
     progress_bar,
@@ -155,7 +155,7 @@ def _set_threads(count: int | None) -> None:
 @app.command()
 def check(file: SpecFile, model: Model = None, attributes: Attributes = None, as_json: Json = False) -> None:
     """Parse and check a model; print its signature, parameters, operators and cost."""
-    from mercer.cli_model import describe_model, show_model
+    from mercer.commands.model import describe_model, show_model
 
     summary = describe_model(_parse(file, model, attributes))
     show_json(summary) if as_json else show_model(summary)
@@ -174,7 +174,7 @@ def ir(
     attributes: Attributes = None,
 ) -> None:
     """Print the IR of a model: as it was written, or after passes."""
-    from mercer.cli_model import ir_after
+    from mercer.commands.model import ir_after
     from mercer.compiler import print_ir
 
     program = _parse(file, model, attributes)
@@ -196,7 +196,7 @@ def compile_(
     """Compile a model to an artifact."""
     import time
 
-    from mercer.cli_explain import describe_artifact
+    from mercer.commands.explain import describe_artifact
     from mercer.compiler import compile
 
     check_writable(out)
@@ -300,9 +300,9 @@ def reduce_(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="write here instead of printing")] = None,
 ) -> None:
     """Shrink a graph while two backends disagree on it; exit code 1 when they agree from the start."""
+    from mercer.commands.reduce import backend, reduce
     from mercer.compiler import parse_ir, print_ir, read_text
     from mercer.ir.graph import Graph
-    from mercer.reduce import backend, reduce
 
     if out is not None:
         check_writable(out)
@@ -337,7 +337,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run an artifact on arrays from a file."""
-    from mercer.cli_arrays import as_tuple, read_inputs, write_outputs
+    from mercer.commands.arrays import as_tuple, read_inputs, write_outputs
     from mercer.runtime.session import load
 
     if output is None and not profile:
@@ -363,7 +363,7 @@ def run(
 @app.command()
 def explain(file: ArtifactFile, as_json: Json = False) -> None:
     """Say what is in an artifact, what every rewrite did or why it did not, and how exact the result is."""
-    from mercer.cli_explain import describe_artifact, show_artifact
+    from mercer.commands.explain import describe_artifact, show_artifact
     from mercer.runtime.artifact import Artifact
 
     summary = {"file": str(file), **describe_artifact(Artifact.load(file, check_cpu=False))}
@@ -384,7 +384,7 @@ def bench(
     """Latency side by side in one run, the calls of all systems taken in turns."""
     from dataclasses import asdict
 
-    from mercer.cli_bench import bench as measure
+    from mercer.commands.bench import bench as measure
     from mercer.runtime.session import load
 
     try:
@@ -431,7 +431,7 @@ def doctor(as_json: Json = False) -> None:
     """What this machine can build and run, and what is missing; exit code 1 when the CPU target cannot."""
     from dataclasses import asdict
 
-    from mercer.cli_doctor import examine
+    from mercer.commands.doctor import examine
 
     report = examine()
     if as_json:
@@ -453,7 +453,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train a model on handwritten digits, compile it, run the binary, and compare the two."""
-    from mercer import demo as job
+    from mercer.commands import demo as job
 
     result = job.run(out, target=target)
     job.show(result, as_json)
@@ -467,7 +467,7 @@ def ops(
     name: Annotated[str | None, typer.Argument(help="an operator, layer or kernel")] = None, as_json: Json = False
 ) -> None:
     """The operators, layers and kernels of the standard library; with a name, its definition."""
-    from mercer.cli_model import definition, definitions
+    from mercer.commands.model import definition, definitions
 
     if name is not None:
         print(definition(name))

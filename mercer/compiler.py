@@ -296,7 +296,7 @@ def _torch(
         signature=program.signature,
         members=members,
         version=VERSION,
-        entry={"class": program.name},
+        entry={"class": backend.class_name(program.graph)},
         ledger=context.ledger.to_json(),
     )
 

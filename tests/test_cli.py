@@ -18,8 +18,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import mercer
-from mercer import cli_bench, reduce
 from mercer.cli import main
+from mercer.commands import bench, reduce
 from mercer.compiler import parse_ir, print_ir
 from mercer.runtime.artifact import Artifact
 
@@ -532,7 +532,7 @@ def test_wrong_outputs(run: Command, compiled: Path, inputs: Path, tmp_path: Pat
 
 @pytest.fixture
 def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_bench, "BLOCK_SECONDS", 0.001)
+    monkeypatch.setattr(bench, "BLOCK_SECONDS", 0.001)
 
 
 @pytest.mark.usefixtures("quick_bench")
@@ -562,11 +562,11 @@ def test_wrong_requests_to_bench(run: Command, compiled: Path) -> None:
 
 
 def test_interleaved_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_bench, "BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "BLOCK_SECONDS", 0.0)
     order: list[str] = []
-    times = cli_bench.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")})
+    times = bench.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")})
     assert set(times) == {"a", "b"}
-    assert "".join(order) == "aabb" * (cli_bench.ROUNDS + 1)
+    assert "".join(order) == "aabb" * (bench.ROUNDS + 1)
 
 
 def test_doctor(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import mercer
-from mercer import cli_bench, demo
 from mercer.cli import main
+from mercer.commands import bench, demo
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -42,7 +42,7 @@ def linear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "linear.mer"
     path.write_text(LINEAR)
     monkeypatch.setattr(demo, "digits_spec", lambda: path)
-    monkeypatch.setattr(cli_bench, "BLOCK_SECONDS", 0.001)
+    monkeypatch.setattr(bench, "BLOCK_SECONDS", 0.001)
     return path
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mercer.cli_show import show_table, size_text
+from mercer.commands.show import show_table, size_text
 from mercer.compiler import TARGETS, Program, UsageError
 from mercer.frontend.library import default_library
 from mercer.ir.analysis import Cost, cost

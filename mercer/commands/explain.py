@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
-from mercer.cli_show import show_table, size_text
+from mercer.commands.show import show_table, size_text
 from mercer.passes.ledger import Ledger, LedgerEntry
 from mercer.runtime.artifact import Artifact
 

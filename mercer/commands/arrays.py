@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from mercer.cli_show import write_whole
+from mercer.commands.show import write_whole
 from mercer.compiler import UsageError
 from mercer.ir.types import Array
 

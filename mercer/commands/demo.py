@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mercer.cli_bench import side_by_side, torch_threads
-from mercer.cli_show import progress_bar, show_json, show_table, size_text, time_text, write_whole
+from mercer.commands.bench import side_by_side, torch_threads
+from mercer.commands.show import progress_bar, show_json, show_table, size_text, time_text, write_whole
 from mercer.compiler import Program, UsageError, compile, parse
 from mercer.runtime.session import Executable, load
 
@@ -79,8 +79,8 @@ class Result:
 def digits_spec() -> Path:
     """`examples/digits.mer`, from the repository or the installed package; relative where it lies below the working
     folder, since its name goes into the artifact. Raises UsageError."""
-    here = Path(__file__).parent
-    for folder in (here.parent / "examples", here / "examples"):
+    package = Path(__file__).parent.parent
+    for folder in (package.parent / "examples", package / "examples"):
         path = folder / "digits.mer"
         if path.is_file():
             return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mercer.cli_arrays import as_tuple
+from mercer.commands.arrays import as_tuple
 from mercer.compiler import Program, UsageError, compile, library_of
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Graph, Node, Value

@@ -1,0 +1,1 @@
+"""What the commands of `mercer.cli` do, one file each."""
