@@ -92,7 +92,8 @@ def test_faults(change: dict[str, float | bool], fault: str | None) -> None:
     assert replace(GOOD, **change).faults == ([fault] if fault else [])  # pyright: ignore[reportArgumentType]
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     demo.show(GOOD)
     shown = capsys.readouterr().out
     for part in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import tvm
 from tvm import relax, tirx
 
 from mercer.backends.tvm import cuda, function
-from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
@@ -22,7 +21,7 @@ from mercer.backends.tvm.schedules.common import Problem, Schedule
 from mercer.backends.tvm.target import Target, require_tools
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Expr, Read, rebuild
-from mercer.ir.integers import IntExpr
+from mercer.ir.integers import Dim, IntExpr
 from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement
 from mercer.ir.types import Array, Data, TensorType
 
@@ -168,10 +167,9 @@ class _Plan:
         dims = {
             d: tirx.Var(d, "int64") for type in self.types.values() for size in type.shape for d in sorted(size.dims())
         }
-        sizes = Scope({}, dims, {}, {})
 
         def tensor_type(type: TensorType) -> Any:
-            return relax.TensorType([sizes.integer(size) for size in type.shape], tir_type(type.dtype))
+            return relax.TensorType([_size(size, dims) for size in type.shape], tir_type(type.dtype))
 
         parameters = [relax.Var(f"v{i}", tensor_type(self.types[n])) for i, n in enumerate((*arguments, *constants))]
         values: dict[str, Any] = dict(zip((*arguments, *constants), parameters, strict=True))
@@ -181,7 +179,7 @@ class _Plan:
             with builder.dataflow():
                 for call in self.calls:
                     if isinstance(call, _View):
-                        shape = [sizes.integer(size) for size in call.type.shape]
+                        shape = [_size(size, dims) for size in call.type.shape]
                         values[call.target] = builder.emit(relax.op.reshape(values[call.operand], shape))
                         continue
                     name, operands = functions.get(call)
@@ -197,6 +195,20 @@ class _Plan:
             module = in_order(relax_passes()(builder.get()))
         # Added last: the passes would make public entries of them.
         return tvm.IRModule({**module.functions, **functions.private}, attrs=module.attrs), steps
+
+
+def _size(size: IntExpr, dims: Mapping[str, Any]) -> Any:
+    """A dimension as Relax writes it: an int64 expression outside of any function."""
+
+    def long(value: Any) -> Any:
+        return tirx.IntImm("int64", value) if isinstance(value, int) else value
+
+    found = size.evaluate(
+        lambda atom: dims[atom.name] if isinstance(atom, Dim) else None,
+        lambda a, b: tirx.min(long(a), long(b)),
+        lambda a, b: tirx.max(long(a), long(b)),
+    )
+    return long(found)
 
 
 class _Functions:
