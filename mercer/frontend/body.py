@@ -16,8 +16,9 @@ from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, as_at
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, format_attribute
 from mercer.ir.index import Axis, Expr
+from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests
-from mercer.ir.types import Array, Data, TensorType
+from mercer.ir.types import Array, Data, DType, TensorType
 
 MAX_UNROLL = 10_000
 
@@ -120,13 +121,14 @@ class Body(Evaluator):
             if isinstance(value, Tensor) and data is not None:
                 known[value.name] = Constant(value.name, value.type, Data(data))
         program = Nests("const", (), (), tuple(known.values()), tuple(recorder.nests), (target.name,))
-        read = {name for n in recorder.nests for name in _reads(n)} - known.keys() - {n.target for n in recorder.nests}
+        computed = {n.target for n in recorder.nests}
+        read = {name for n in recorder.nests for name in read_names(n)} - known.keys() - computed
         if read:
             self.fail("not-static", f"a `const` reads only other constants, not `{sorted(read)[0]}`", s.span)
         if any(dim.dims() for n in recorder.nests for dim in n.type.shape):
             self.fail("not-static", "the extents of a `const` are numbers", s.span)
-        (array,) = evaluate(program, {})
-        return self.builder.constant(array, s.target.name)
+        (array,) = evaluate(program, {}, precision=DType.F64)  # rounded once, at the end
+        return self.builder.constant(array.astype(target.type.dtype.numpy), s.target.name)
 
     def inline(
         self,
@@ -214,10 +216,33 @@ def nest(evaluator: Body, s: syntax.IndexAssign) -> Tensor | Poison:
 
 
 class Collector:
-    """A builder that knows the data of its constants."""
+    """What builders have in common: unique names, and constants that are kept once."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.constants: dict[str, Constant] = {}
+
+    def fresh(self, hint: str) -> str:
+        """A name that is not taken yet: the hint, or the hint with a number."""
+        name, count = hint, 0
+        while name in self.names:
+            count += 1
+            name = f"{hint}.{count}"
+        self.names.add(name)
+        return name
 
     def data(self, name: str) -> Array | None:
-        raise NotImplementedError
+        """The contents of a constant; None when the name is not one."""
+        return self.constants[name].data.array if name in self.constants else None
+
+    def constant(self, array: Array, hint: str) -> Tensor:
+        data = Data(array)
+        for known in self.constants.values():
+            if known.data == data:
+                return Tensor(known.name, known.type)
+        name = self.fresh(hint)
+        self.constants[name] = Constant(name, TensorType.of(array), data)
+        return Tensor(name, self.constants[name].type)
 
 
 class _Recorder:
@@ -237,12 +262,6 @@ class _Recorder:
 
     def apply(self, operator: str, operands: object, attributes: object, span: object) -> tuple[Tensor, ...]:
         raise AssertionError(operator)
-
-
-def _reads(nest_: Nest) -> frozenset[str]:
-    from mercer.ir.lower import read_names
-
-    return read_names(replace(nest_))
 
 
 def _shown(value: AnyValue) -> str:

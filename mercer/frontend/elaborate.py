@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 
 from mercer.frontend import syntax
+from mercer.frontend.arithmetic import STATIC_FUNCTIONS
 from mercer.frontend.body import Body, Collector
 from mercer.frontend.diagnostics import CompileError, DiagnosticBag, did_you_mean
 from mercer.frontend.frames import DTYPES, Frame, fail, relocated
 from mercer.frontend.library import DefinitionLibrary
-from mercer.frontend.signature import Matcher, bind_defaults
+from mercer.frontend.signature import Matcher, bind_defaults, names_in
 from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, as_attribute, describe
-from mercer.ir.graph import AttributeValue, Constant, Graph, Initializer, Node, Parameter, Value
+from mercer.ir.graph import AttributeValue, Graph, Initializer, Node, Parameter, Value
 from mercer.ir.index import Axis, Expr
 from mercer.ir.initializers import INITIALIZERS
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
-from mercer.ir.types import Array, Data, TensorType
+from mercer.ir.types import Array, TensorType
 
 
 def elaborate(
@@ -41,35 +42,17 @@ class _GraphBuilder(Collector):
     """Collects the nodes, parameters and constants of one graph."""
 
     def __init__(self, library: DefinitionLibrary) -> None:
+        super().__init__()
         self.library = library
         self.nodes: list[Node] = []
         self.parameters: dict[str, Parameter] = {}
-        self.constants: dict[str, Constant] = {}
-        self.names: set[str] = set()
         self.path = ""
-
-    def fresh(self, hint: str) -> str:
-        name, count = hint, 0
-        while name in self.names:
-            count += 1
-            name = f"{hint}.{count}"
-        self.names.add(name)
-        return name
-
-    def data(self, name: str) -> Array | None:
-        return self.constants[name].data.array if name in self.constants else None
 
     def emit(self, target: str, axes: tuple[Axis, ...], body: Expr) -> Tensor:
         raise AssertionError(f"index statement `{target}` outside an operator")
 
     def constant(self, array: Array, hint: str) -> Tensor:
-        data = Data(array)
-        for known in self.constants.values():
-            if known.data == data:
-                return Tensor(known.name, known.type)
-        name = self.fresh(self.path + hint)
-        self.constants[name] = Constant(name, TensorType.of(array), data)
-        return Tensor(name, self.constants[name].type)
+        return super().constant(array, self.path + hint)
 
     def apply(
         self, operator: str, operands: tuple[Tensor, ...], attributes: dict[str, Static], span: Span
@@ -328,10 +311,11 @@ class _ModelBody(_LayerBody):
         """Names in the types of the inputs that nothing else defines are symbolic dimensions."""
         for parameter in self.model.parameters:
             for dim in parameter.type.dims if parameter.type else ():
-                if isinstance(dim, syntax.Name) and dim.name not in self.frame.scope:
-                    self.frame.scope[dim.name] = IntExpr.dim(dim.name)
-                elif isinstance(dim, syntax.Ellipsis_ | syntax.PlacedDim):
+                if isinstance(dim, syntax.Ellipsis_ | syntax.PlacedDim):
                     fail("unsupported", "the inputs of a model have a fixed number of axes", dim.span)
+                for name in names_in(dim):
+                    if name not in STATIC_FUNCTIONS:
+                        self.frame.scope.setdefault(name, IntExpr.dim(name))
         dims = (v for v in self.frame.scope.values() if isinstance(v, IntExpr))
         self.frame.symbols = frozenset(name for dim in dims for name in dim.dims())
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import (
+    SCALAR_OPERATORS,
     STATIC_CONSTANTS,
     STATIC_FUNCTIONS,
     OperandError,
@@ -48,22 +49,8 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import Array, DType
 
-TENSOR_OPERATORS = {
-    "+": "add",
-    "-": "sub",
-    "*": "mul",
-    "/": "div",
-    "%": "mod",
-    "**": "pow",
-    "==": "eq",
-    "!=": "ne",
-    "<": "lt",
-    "<=": "le",
-    ">": "gt",
-    ">=": "ge",
-    "and": "logical_and",
-    "or": "logical_or",
-}
+TENSOR_OPERATORS = SCALAR_OPERATORS | {"and": "logical_and", "or": "logical_or"}
+"""Operators on whole tensors; the scalar functions `and` and `or` have names that an `op` cannot have."""
 
 
 class Evaluator:

@@ -27,7 +27,7 @@ from mercer.ir.library import Instance
 from mercer.ir.lower import rename
 from mercer.ir.nests import Nest, Primitive, Statement, defined
 from mercer.ir.spans import NOWHERE, Span
-from mercer.ir.types import Array, Data, TensorType
+from mercer.ir.types import Array, TensorType
 
 STANDARD = "stdlib"
 MAX_DEPTH = 64
@@ -261,31 +261,14 @@ class _Statements(Collector):
     """Collects the statements of one instance; operators that it applies are written out."""
 
     def __init__(self, library: DefinitionLibrary) -> None:
+        super().__init__()
         self.library = library
         self.statements: list[Statement] = []
-        self.constants: dict[str, Constant] = {}
-        self.names: set[str] = set()
-
-    def fresh(self, hint: str) -> str:
-        name, count = hint, 0
-        while name in self.names:
-            count += 1
-            name = f"{hint}.{count}"
-        self.names.add(name)
-        return name
-
-    def data(self, name: str) -> Array | None:
-        return self.constants[name].data.array if name in self.constants else None
 
     def emit(self, target: str, axes: tuple[Axis, ...], body: Expr) -> Tensor:
         value = Tensor(self.fresh(target), TensorType(body.dtype, tuple(axis.extent for axis in axes)))
         self.statements.append(Nest(value.name, value.type, axes, body, ()))
         return value
-
-    def constant(self, array: Array, hint: str) -> Tensor:
-        name = self.fresh(hint)
-        self.constants[name] = Constant(name, TensorType.of(array), Data(array))
-        return Tensor(name, self.constants[name].type)
 
     def apply(
         self, operator: str, operands: tuple[Tensor, ...], attributes: dict[str, Static], span: Span

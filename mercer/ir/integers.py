@@ -288,7 +288,8 @@ class IntExpr:
         for monomial, coefficient in self.terms:
             sign = " - " if coefficient < 0 else " + "
             factors = [str(abs(coefficient))] if abs(coefficient) != 1 or not monomial else []
-            factors += [f"({atom})" if isinstance(atom, Quotient | Remainder) else str(atom) for atom in monomial]
+            alone = len(monomial) == 1 and not factors
+            factors += [str(a) if alone or not isinstance(a, Quotient | Remainder) else f"({a})" for a in monomial]
             parts += [sign, "*".join(factors)]
         head = "-" if parts[0] == " - " else ""
         return head + "".join(parts[1:])

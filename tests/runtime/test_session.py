@@ -178,9 +178,11 @@ def test_nearest() -> None:
 def tvm_exe(tvm_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executable]:
     path = tmp_path_factory.mktemp("saved") / "tiny.mrc"
     tvm_artifact.save(path)
-    before = set(Path(tempfile.gettempdir()).glob("mercer-*"))
-    yield load(path)
-    assert set(Path(tempfile.gettempdir()).glob("mercer-*")) == before
+    temporary = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        yield load(path)
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("batch", [1, 5, 0, 64])
