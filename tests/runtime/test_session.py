@@ -182,7 +182,7 @@ def tvm_exe(tvm_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temporary))
         yield load(path)
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob("mercer-*")) == []
 
 
 @pytest.mark.parametrize("batch", [1, 5, 0, 64])
