@@ -396,6 +396,7 @@ def test_explain(run: Command, compiled: Path) -> None:
         "bind",
         "Exactness",
         "What runs, in order",
+        "of weights; tensors alive at once take",
         "lib.so",
         "no weights given",
     ):
@@ -410,6 +411,8 @@ def test_explain_as_json(run: Command, compiled: Path) -> None:
     assert all(row["reason"] for row in found["rewrites"] if not row["fired"])
     assert sum(member["bytes"] for member in found["members"]) < compiled.stat().st_size
     assert found["steps"]
+    assert found["memory"]["symbols"] == ["N"]
+    assert 0 < found["memory"]["tensors"]["1"] * 64 == found["memory"]["tensors"]["64"]
 
 
 def damaged(compiled: Path, folder: Path) -> list[tuple[Path, str]]:

@@ -25,9 +25,26 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "rewrites": [row for row in ledger.to_json() if row["kind"] == "rewrite"],
         "warnings": [row for row in ledger.to_json() if row["kind"] == "warning"],
         "steps": list(manifest.entry.get("steps", ())),
+        "memory": _memory(artifact),
         "members": [
             {"name": name, "bytes": m.bytes, "sha256": m.sha256} for name, m in sorted(manifest.members.items())
         ],
+    }
+
+
+def _memory(artifact: Artifact) -> dict[str, Any]:
+    """Bytes of the weights, and of the tensors alive at once when every symbolic dim is 1, and 64."""
+    from mercer.ir.analysis import peak_bytes
+    from mercer.ir.text import parse_nests
+
+    nests = parse_nests(artifact.member("ir/nests.mir").decode(), f"{artifact.origin}: ir/nests.mir")
+    symbols = sorted({name for value in nests.inputs for dim in value.type.shape for name in dim.dims()})
+    weights = artifact.manifest.members["weights.safetensors"].bytes
+    sizes = (1, 64) if symbols else (1,)
+    return {
+        "weights": weights,
+        "symbols": symbols,
+        "tensors": {str(n): peak_bytes(nests, dict.fromkeys(symbols, n)) for n in sizes},
     }
 
 
@@ -61,8 +78,17 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
     if summary["steps"]:
         rows = [(s["function"], s["family"], s["detail"], s["source"]) for s in summary["steps"]]
         show_table(("function", "schedule", "chosen", "line"), rows, title="What runs, in order")
+    memory = summary["memory"]
+    at = [f"{size_text(size)}{_dims(memory['symbols'], n)}" for n, size in memory["tensors"].items()]
+    print(f"Memory: {size_text(memory['weights'])} of weights; tensors alive at once take {', '.join(at)}")
+    print("(copies that a schedule makes, such as padded images, come on top)\n")
     rows = [(m["name"], size_text(m["bytes"]), m["sha256"][:16]) for m in summary["members"]]
     show_table(("member", ">size", "sha256"), rows, title="Members")
+
+
+def _dims(symbols: Iterable[str], size: str) -> str:
+    names = ", ".join(symbols)
+    return f" at {names} = {size}" if names else ""
 
 
 def _groups(entries: Iterable[LedgerEntry]) -> Iterable[list[LedgerEntry]]:

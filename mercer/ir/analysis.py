@@ -113,6 +113,20 @@ def live_ranges(program: Program) -> dict[str, range]:
     return {name: range(begin[name], end[name]) for name in begin}
 
 
+def peak_bytes(program: Program, dims: Mapping[str, int]) -> int:
+    """Most bytes of inputs, outputs and intermediate tensors that are alive at one step, for sizes of symbolic dims."""
+    types = program.types()
+    lasting = {value.name for value in (*program.parameters, *program.constants)}
+    held = [0] * len(steps(program))
+    for name, alive in live_ranges(program).items():
+        if name in lasting:
+            continue
+        size = Cost(bytes=_product(types[name].shape) * types[name].dtype.numpy.itemsize).at(dims).bytes.value
+        for number in alive:
+            held[number] += size
+    return max(held, default=0)
+
+
 # --- costs ------------------------------------------------------------------------------------------------------------
 
 TRANSCENDENTAL = frozenset(

@@ -13,6 +13,7 @@ from mercer.ir.analysis import (
     dependencies,
     live_ranges,
     operands,
+    peak_bytes,
     post_dominators,
     results,
     steps,
@@ -119,6 +120,15 @@ def test_live_ranges(diamond: Nests | Graph) -> None:
     }
     kept = live_ranges(replace(diamond, outputs=("b", "x")))
     assert (kept["b"], kept["x"]) == (range(1, 6), range(6))
+
+
+def test_peak_bytes_counts_what_is_alive_together() -> None:
+    """a and b are alive with x at the second step; the parameter never counts."""
+    nests = program({"x": tensor(N)}, one("a", "x"), one("b", "x", "a"), one("y", "b"))
+    nests = replace(nests, outputs=("y",))
+    assert peak_bytes(nests, {"N": 10}) == 3 * 10 * 4
+    assert peak_bytes(nests, {"N": 0}) == 0
+    assert peak_bytes(replace(nests, statements=(), outputs=()), {"N": 3}) == 0
 
 
 def test_cost_of_a_product_of_matrices() -> None:
