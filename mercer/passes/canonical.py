@@ -148,6 +148,7 @@ MOVEMENT = (
     Rewrite("permute_of_permute", node("permute", node("permute", _X, capture="inner")), _permute_once, Exactness.BIT),
     Rewrite("identity_permute", any_node("permute", test=_is_identity_permute), _operand, Exactness.BIT),
     Rewrite("same_dtype", any_node("cast", test=_keeps_type), _operand, Exactness.BIT),
+    Rewrite("no_dropout", any_node("dropout"), _operand, Exactness.BIT),
     Rewrite("whole_slice", any_node("slice_axis", test=_is_whole_slice), _operand, Exactness.BIT),
 )
 """Movement that moves nothing, or twice."""

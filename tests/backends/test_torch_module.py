@@ -322,3 +322,13 @@ def test_value_of_another_shape() -> None:
     graph, library = parsed(NET)
     with pytest.raises(InputError, match=r"`head\.bias` has shape \[3\]; the array given has \[4\]"):
         module(graph, library, {**initial(graph), "head.bias": np.zeros(4)})
+
+
+def test_dropout_acts_in_training_only() -> None:
+    graph, library = parsed("model D(x: f32[N, 1000]) -> f32[N, 1000] { return x |> Dropout(0.25) }")
+    net = module(graph, library, {})
+    x = torch.ones(20, 1000)
+    kept = net(x) != 0
+    assert abs(float(kept.float().mean()) - 0.75) < 0.02
+    assert torch.allclose(net(x).unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert torch.equal(net.eval()(x), x)

@@ -90,6 +90,7 @@ def linears(*names: str, sizes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
 IMAGE = (2, 4, 7, 6)
 LAYERS = (
+    LayerRecord("Dropout(x; 0.3)", (IMAGE,), nn.Dropout(0.3)),
     LayerRecord("PReLU(x)", (IMAGE,), nn.PReLU()),
     LayerRecord("PReLU(x; 4)", (IMAGE,), nn.PReLU(4)),
     LayerRecord("Linear(x; 30)", ((3, 20),), nn.Linear(20, 30)),

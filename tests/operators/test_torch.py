@@ -65,6 +65,7 @@ def test_torch_agrees_with_independent_formula(record: Record, number: int, writ
     arrays = sample.arrays(f"{record.name}-{number}")
     graph, _ = graph_of([(record.name, arrays, sample.attributes)])
     net = module(graph, LIBRARY, {}) if written == "native" else module(anonymous(graph), Formulas(), {})
+    net.eval()
 
     def reference(*tensors: torch.Tensor) -> Any:
         return record.reference(*tensors, **sample.attributes)

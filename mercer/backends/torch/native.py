@@ -232,6 +232,7 @@ NATIVE: dict[str, Native | Rule] = {
     "hardshrink": Native("F.hardshrink({0}, {threshold})"),
     "softshrink": Native("F.softshrink({0}, {threshold})"),
     "glu": Native("F.glu({0}, dim={axis})"),
+    "dropout": Native("F.dropout({0}, {p}, self.training)"),
     # linear maps
     "matmul": Native("{0} @ {1}"),
     "linear": Native("F.linear({0}, {1})"),

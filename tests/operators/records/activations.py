@@ -41,6 +41,12 @@ RECORDS: tuple[Record, ...] = (
         refused=(bad("beta is 0", (3,), beta=0),),
     ),
     activation("softsign", F.softsign),
+    activation(
+        "dropout",
+        lambda x, p=0.5: F.dropout(x, p, training=False),
+        {"p": 0.1},
+        refused=(bad("p is 1", (3,), p=1),),
+    ),
     Record(  # PyTorch's derivative of hardsigmoid holds 1/6 in single precision, also for f64
         "hardsigmoid",
         (sample(normal(3, 5, scale=3)), sample(EXTREME)),
