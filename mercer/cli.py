@@ -143,12 +143,6 @@ def _weights(path: Path | None) -> dict[str, Array] | None:
     return None if path is None else load_weights(path)
 
 
-def _set_threads(count: int | None) -> None:
-    """For the thread pools of TVM and PyTorch, which read the environment when they start."""
-    if count is not None:
-        os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(count)
-
-
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -344,8 +338,9 @@ def run(
         raise _wrong("nothing to do: neither --output nor --profile is given", "--output Y.npz keeps the result")
     if output is not None:
         check_writable(output)
-    _set_threads(threads)
     executable = load(file)
+    if threads is not None:
+        executable.threads = threads
     positional, named = read_inputs(inputs)
     result = executable(*positional, **named)
     if output is not None:
@@ -394,8 +389,9 @@ def bench(
         raise _wrong("a batch size or a dim is not a whole number", "--batch 1,64 --set L=128") from None
     if min(batches) < 1:
         raise _wrong(f"batch sizes begin at 1, not {min(batches)}")
-    _set_threads(threads)
     executable = load(file)
+    if threads is not None:
+        executable.threads = threads
     peers = [name.strip() for name in against.split(",") if name.strip()]
     with progress_bar("bench") as report:
         rows = measure(executable, peers, batches, dims, report)
@@ -420,7 +416,9 @@ def bench(
     title = f"{file} on {executable.target}, median per call"
     show_table((">batch", "system", ">time", ">of mercer", ">threads"), cells, title=title)
     if peers:
-        note("the peers run the graph after Mercer's passes, with one thread or all, whichever is faster")
+        note(
+            "the peers run the graph after Mercer's passes; each with one thread and with all, whichever is faster"
+        )
 
 
 # --- the machine and the demo -----------------------------------------------------------------------------------------

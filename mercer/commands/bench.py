@@ -61,20 +61,32 @@ def interleaved(calls: Mapping[Name, Callable[[], object]]) -> dict[Name, float]
 
 
 def side_by_side(
-    executable: Callable[[], object], peers: Mapping[str, Callable[[], object]], threads: int
+    executable: Executable, inputs: Sequence[Array], peers: Mapping[str, Callable[[], object]]
 ) -> dict[str, tuple[float, int]]:
     """Median microseconds and threads of the executable, called `mercer`, and of its peers, which run in PyTorch.
 
-    A peer gets one thread and all `threads`, and what is faster counts: with little to do, or on a busy machine, its
-    threads mostly wait for each other.
+    Each gets one thread and all of them, and what is faster counts: with little to do, or on a busy machine, threads
+    mostly wait for each other.
     """
+    threads = current = executable.threads
     counts = sorted({1, threads})
-    calls = {("mercer", threads): executable}
+
+    def mercer(count: int) -> Callable[[], object]:
+        def limited() -> object:
+            nonlocal current
+            if current != count:
+                executable.threads = current = count
+            return executable(*inputs)
+
+        return limited
+
+    calls = {("mercer", count): mercer(count) for count in counts}
     calls |= {(name, count): _with_threads(call, count) for name, call in peers.items() for count in counts}
     found: dict[str, tuple[float, int]] = {}
     with torch_threads(threads, peers):
         for (name, count), time in interleaved(calls).items():
             found[name] = min(found.get(name, (time, count)), (time, count))
+    executable.threads = threads
     return found
 
 
@@ -128,7 +140,7 @@ def bench(
         inputs = random_inputs(executable.signature, dict.fromkeys(symbols, batch) | dict(sizes))
         found = {name: PEERS[name](executable.artifact, inputs) for name in against}
         peers = {name: peer for name, peer in found.items() if not isinstance(peer, str)}
-        times = side_by_side(lambda inputs=inputs: executable(*inputs), peers, executable.threads)
+        times = side_by_side(executable, inputs, peers)
         rows += [Latency(name, batch, *time) for name, time in times.items()]
         rows += [Latency(name, batch, None, missing=why) for name, why in found.items() if isinstance(why, str)]
     return rows

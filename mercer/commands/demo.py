@@ -191,7 +191,7 @@ def _compare(
             return net(torch.from_numpy(x)).numpy()
 
     def latency(x: Floats) -> dict[str, tuple[float, int]]:
-        return side_by_side(lambda: executable(x), {"torch": lambda: eager(x)}, executable.threads)
+        return side_by_side(executable, (x,), {"torch": lambda: eager(x)})
 
     expected: Floats = eager(split.test_x)
     actual: Floats = executable(split.test_x)
@@ -238,7 +238,7 @@ def show(result: Result, as_json: bool = False) -> None:
         rows.append((f"latency, batch {batch}", time_text(eager), time_text(binary), f"{eager / binary:.2f} x as fast"))
     title = f"{result.samples} test digits, {result.target}"
     show_table(("", ">PyTorch eager", ">binary", ""), rows, title=title)
-    print(f"median latency; {result.threads} threads, PyTorch also with 1: whichever is faster")
+    print(f"median latency, each with 1 and with {result.threads} threads: whichever is faster")
     print(f"trained in {result.train_seconds:.1f} s, compiled in {result.compile_seconds:.1f} s (cold)")
     print(f"{result.file}  {size_text(result.file_bytes)}")
     print(f"{result.ir}/  the IR after every pass")

@@ -33,6 +33,8 @@ class Executor(Protocol):
     @property
     def threads(self) -> int: ...
 
+    def set_threads(self, count: int) -> None: ...
+
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Fresh output arrays; inputs may be strided."""
         ...
@@ -61,6 +63,7 @@ def executor_of(artifact: Artifact) -> Executor:
 
 CPU, CUDA = 1, 2
 POOLED_ALLOCATOR = 2
+BIG_CORES = 1
 
 
 class TvmExecutor:
@@ -104,6 +107,9 @@ class TvmExecutor:
     @property
     def threads(self) -> int:
         return int(self._ffi.get_global_func("runtime.NumThreads")())
+
+    def set_threads(self, count: int) -> None:
+        self._ffi.get_global_func("runtime.config_threadpool")(BIG_CORES, count)
 
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return self._call(self._main, inputs)
@@ -306,6 +312,9 @@ class TorchExecutor:
     @property
     def threads(self) -> int:
         return int(self._torch.get_num_threads())
+
+    def set_threads(self, count: int) -> None:
+        self._torch.set_num_threads(count)
 
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         try:

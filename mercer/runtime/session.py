@@ -59,8 +59,14 @@ class Executable:
 
     @property
     def threads(self) -> int:
-        """How many CPU threads the engine uses."""
+        """How many CPU threads the engine uses; what is set holds for all executables of the process."""
         return self._executor.threads
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        if count < 1:
+            raise InputError(f"an executable runs on at least 1 thread, not {count}")
+        self._executor.set_threads(count)
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """Run the model. Raises InputError when an argument does not fit the signature."""

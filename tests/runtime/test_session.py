@@ -40,6 +40,9 @@ class Fake:
     def __init__(self, artifact: Artifact) -> None:
         pass
 
+    def set_threads(self, count: int) -> None:
+        self.threads = count
+
     def run(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         return tuple(inputs)
 
@@ -232,6 +235,21 @@ def test_tvm_profile(tvm_exe: Executable) -> None:
     assert rows[0].source == "tiny.mer:2:7" and rows[1].source == ""
     assert sum(row.share for row in rows) == pytest.approx(1)
     assert all(row.microseconds >= 0 for row in rows)
+
+
+def test_threads_can_be_set(tvm_exe: Executable) -> None:
+    before = tvm_exe.threads
+    x = np.ones((5, 4), np.float32)
+    try:
+        wanted = tvm_exe(x)
+        for count in (1, 2):
+            tvm_exe.threads = count
+            assert tvm_exe.threads == count
+            assert np.array_equal(tvm_exe(x), wanted)
+        with pytest.raises(InputError, match="at least 1 thread, not 0"):
+            tvm_exe.threads = 0
+    finally:
+        tvm_exe.threads = before
 
 
 def test_tvm_from_threads(tvm_exe: Executable) -> None:
