@@ -144,9 +144,9 @@ def _program(
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; raises UsageError when it cannot be read."""
+    """The text of a file, without the byte order mark of some editors; raises UsageError when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:

@@ -22,6 +22,8 @@ class OperandError(Exception):
         self.hint = hint
 
 
+LARGEST = 2**63 - 1
+
 SCALAR_OPERATORS = {
     "+": "add",
     "-": "sub",
@@ -89,6 +91,13 @@ def binary(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyV
 
 
 def _integers(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyValue:
+    result = _exact(symbol, left, right, default)
+    if isinstance(result, int) and abs(result) > LARGEST:
+        raise OperandError(f"{left} {symbol} {right} does not fit in 64 bits", hint="write one of them as a float")
+    return result
+
+
+def _exact(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyValue:
     a, b = IntExpr.of(left), IntExpr.of(right)  # type: ignore[arg-type]
     try:
         match symbol:
@@ -121,6 +130,10 @@ def _integer_power(a: IntExpr, b: IntExpr) -> int | float | IntExpr:
         if not a.is_constant or a.value == 0:
             raise OperandError(f"{a} ** {b} is not an integer", hint="write the base as a float")
         return float(a.value) ** b.value
+    if a.is_constant and abs(a.value) > 1 and b.value > 64:
+        raise OperandError(f"{a} ** {b} does not fit in 64 bits", hint="write the base as a float")
+    if a.is_constant:
+        return a.value**b.value
     result = IntExpr.constant(1)
     for _ in range(b.value):
         result = result * a

@@ -158,7 +158,10 @@ class Evaluator:
             return (not value) if isinstance(value, bool) else scalar_call("not", (value,), self.frame.default)
 
     def _binary(self, e: syntax.Binary) -> AnyValue:
-        left, right = self.evaluate(e.left), self.evaluate(e.right)
+        left = self.evaluate(e.left)
+        if (e.operator == "and" and left is False) or (e.operator == "or" and left is True):
+            return left
+        right = self.evaluate(e.right)
         if isinstance(left, Poison) or isinstance(right, Poison):
             return POISON
         if self.frame.loop is None and (isinstance(left, Tensor) or isinstance(right, Tensor)):
@@ -384,8 +387,14 @@ class Evaluator:
 
     def _extent(self, binder: syntax.AxisBinder) -> IntExpr:
         if binder.extent is not None:
-            return self.integer(binder.extent, f"the extent of index `{binder.name}`")
+            extent = self.integer(binder.extent, f"the extent of index `{binder.name}`")
+            if extent.is_constant and extent.value < 0:
+                self.fail("out-of-range", f"index `{binder.name}` would run below {extent}", binder.span)
+            return extent
         value = self.frame.scope.get(binder.name)
+        if isinstance(value, float):
+            message = f"index `{binder.name}` runs below an integer; `{binder.name}` is {describe(value)}"
+            self.fail("type-mismatch", message, binder.span)
         if not is_integer(value):
             self.fail(
                 "unknown-extent",

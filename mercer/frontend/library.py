@@ -406,7 +406,7 @@ def load(text: str, name: str, folder: Path | None = None) -> Loaded:
                 continue
             seen.add(path)
             try:
-                inner = path.read_text(encoding="utf-8")
+                inner = path.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
                 fail("file-not-found", f"cannot read {path}: {reason}", item.span)

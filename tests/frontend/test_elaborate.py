@@ -105,6 +105,33 @@ model M(x: f32[N, 4]; deep = true) -> f32[N, 4] {
     assert np.array_equal(run(text, x), (x + 1) * 2 + 3)
 
 
+def test_and_or_look_at_the_right_side_only_when_it_decides() -> None:
+    program = mercer.parse_text("""
+model M(x: f32[N, 4]; parts = 0) -> f32[N, 4] {
+  require parts >= 1 and 4 % parts == 0 or true, "never"
+  return x if parts == 0 or 4 % parts == 0 else -x
+}
+""")
+    assert program.nests.outputs == ("x",)
+
+
+def test_an_axis_expands_to_a_symbolic_size() -> None:
+    text = """
+model M(x: f32[N, 3], token: f32[1, 2]) -> f32[N, 5] {
+  return concat(expand(token; sizes = [shape(x)[0], -1]), expand(x; sizes = [shape(x)[0], 3]); axis = 1)
+}
+"""
+    x, token = np.ones((4, 3), np.float32), np.array([[5, 6]], np.float32)
+    assert np.array_equal(run(text, x, token), [[5, 6, 1, 1, 1]] * 4)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "scale.mer").write_text("op doubled(x: T[...]) -> T[...] { return y[...] = 2*x[...] }\n", "utf-8-sig")
+    main = tmp_path / "main.mer"
+    main.write_text("use scale\nmodel M(x: f32[N]) -> f32[N] { return doubled(x) }\n", "utf-8-sig")
+    assert mercer.parse(main).name == "M"
+
+
 def test_slices_and_new_axes() -> None:
     x = np.arange(2 * 3 * 5, dtype=np.float32).reshape(2, 3, 5)
     for subscript in ("[:, 1:]", "[..., ::2]", "[:, -1]", "[:, none, 0, 1:4]", "[0]", "[:, :, -3:-1]"):
