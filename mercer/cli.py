@@ -416,9 +416,7 @@ def bench(
     title = f"{file} on {executable.target}, median per call"
     show_table((">batch", "system", ">time", ">of mercer", ">threads"), cells, title=title)
     if peers:
-        note(
-            "the peers run the graph after Mercer's passes; each with one thread and with all, whichever is faster"
-        )
+        note("the peers run the graph after Mercer's passes; each with one thread and with all, whichever is faster")
 
 
 # --- the machine and the demo -----------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from lark.utils import TextSlice
 from mercer.frontend import slips, syntax
 from mercer.frontend.builder import Builder
 from mercer.frontend.diagnostics import SOURCES, DiagnosticBag
-from mercer.frontend.lalr import Loop
 
 DEEPEST = 128
 """Levels of brackets and operators within each other that are followed, so that recursion over the tree is safe."""
@@ -84,7 +83,6 @@ class _Parser:
             postlex=_Layout(),
             transformer=_Reductions(self.builder),  # pyright: ignore[reportArgumentType]
         )
-        self.loop = Loop(self.lark)
 
     def file(
         self, text: str, file: str, bag: DiagnosticBag, span: tuple[int, int] | None = None
@@ -104,7 +102,7 @@ class _Parser:
     def piece(self, rule: str, start: int, end: int) -> Any:
         """What `rule` makes of a range of the text; None after an error."""
         try:
-            return self.loop.parse(TextSlice(self.text, start, end), rule)
+            return self.lark.parse(TextSlice(self.text, start, end), start=rule)
         except UnexpectedInput as error:
             slips.explain(error, self.lark, self.text, self.name, (start, end), self.bag)
         except _TooDeep as error:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from lark.exceptions import UnexpectedInput
-from lark.utils import TextSlice
 
 from mercer.frontend import syntax as s
-from mercer.frontend.diagnostics import CompileError, DiagnosticBag
-from mercer.frontend.parser import DEEPEST, _parser, parse
+from mercer.frontend.diagnostics import CompileError
+from mercer.frontend.parser import DEEPEST, outline, parse, parse_item
 from mercer.ir.spans import Span
 
 STDLIB = Path(__file__).parents[2] / "mercer" / "stdlib"
@@ -540,50 +537,11 @@ def test_what_is_allowed_is_safe_to_walk() -> None:
     assert sum(1 for _ in nodes(tree.items)) > half
 
 
-def test_the_fast_loop_builds_what_lark_builds() -> None:
-    parser = _parser()
+def test_items_can_be_parsed_alone() -> None:
+    """What the library does: outline a file, then parse an item where it stands."""
     for path in sorted(STDLIB.glob("*.mer")):
-        fast = parse(path.read_text(), path.name).items
-        slow = parser.lark.parse(path.read_text(), start="file")
-        assert slow == fast
-
-
-@pytest.mark.parametrize(
-    "text", ["fn f(x) = x +\n", "fn f(x = 1)", "op f(x", "layer L(x) { y = sum[i ", "fn f(x) = x y"]
-)
-def test_the_fast_loop_fails_where_lark_fails(text: str) -> None:
-    parser = _parser()
-    parser.builder.begin(text, "a.mer", DiagnosticBag())
-    found: list[Any] = []
-    for read in (parser.lark.parse, parser.loop.parse):
-        with pytest.raises(UnexpectedInput) as caught:
-            read(TextSlice(text, 0, len(text)), "file")
-        error: Any = caught.value
-        found.append((error.pos_in_stream, error.interactive_parser.accepts()))
-    assert found[0] == found[1] and found[0][1]
-
-
-def test_the_standard_library_parses_quickly() -> None:
-    texts = {path.name: path.read_text() for path in sorted(STDLIB.glob("*.mer"))}
-    parse("use warm")
-    lines = sum(text.count("\n") for text in texts.values())
-    took: list[float] = []
-    for _ in range(3):
-        start = time.process_time()
-        for name, text in texts.items():
-            assert parse(text, name).items
-        took.append(time.process_time() - start)
-    assert lines > 1000
-    assert min(took) < 1.0 * lines / 2000, f"{lines} lines took {min(took):.2f} s"  # 0.4 s on a quiet machine
-
-
-# --- fuzzing ----------------------------------------------------------------------------------------------------------
-
-TOKENS = (
-    "use kernel fn op layer model let const param buffer return if else for in require and or not as true false none "
-    'sum max[ sum[i] scan while T[ f32[n] x y i n 0 1 2.5 .5 1e3 99999999999999999999 1e999 "s" "{x}" "{" "{x+}" " '
-    "( ) [ ] { } ; , : :: . .. ... ...a = == := -> => < <= > |> | & && + - * ** / // % @ ! ^ ? ' \\ # $ é \x00 \t \r"
-).split(" ") + ["\n", "\nfn f(x) = ", "\nop f(x: T[n]) -> T[n] {\n", "; pad = ", "y[n] = ", "x |> f(", "\n\n"]
+        text = path.read_text()
+        assert tuple(parse_item(text, path.name, item) for item in outline(text)) == parse(text, path.name).items
 
 
 def outcome(text: str) -> s.File | CompileError:
