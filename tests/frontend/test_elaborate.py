@@ -132,6 +132,23 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     assert mercer.parse(main).name == "M"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fn a(x) = b(x) * b(x)\nfn b(x) = c(x) * c(x)\nfn c(x) = x + 1\n"
+        "model M(x: f32[N]) -> f32[N] { return apply(x) }\nop apply(x: T[n]) -> T[n] { return y[n] = a(x[n]) }",
+        "layer A(x) { return B(x) + B(x) }\nlayer B(x) { return C(x) + C(x) }\nlayer C(x) { return x }\n"
+        "model M(x: f32[N]) -> f32[N] { return A(x) }",
+        "model M(x: f32[N]) -> f32[N] { for i in 0..3 { for j in 0..3 { let k = i } }\n return x }",
+    ],
+)
+def test_what_is_written_out_has_a_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mercer.parse_text(text)
+    monkeypatch.setattr("mercer.frontend.evaluator.MAX_STEPS", 5)
+    with pytest.raises(mercer.CompileError, match=r"error\[out-of-range\]: .* are written out; here are more than 5"):
+        mercer.parse_text(text)
+
+
 def test_slices_and_new_axes() -> None:
     x = np.arange(2 * 3 * 5, dtype=np.float32).reshape(2, 3, 5)
     for subscript in ("[:, 1:]", "[..., ::2]", "[:, -1]", "[:, none, 0, 1:4]", "[0]", "[:, :, -3:-1]"):

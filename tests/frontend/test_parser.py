@@ -544,6 +544,15 @@ def test_items_can_be_parsed_alone() -> None:
         assert tuple(parse_item(text, path.name, item) for item in outline(text)) == parse(text, path.name).items
 
 
+# --- fuzzing ----------------------------------------------------------------------------------------------------------
+
+TOKENS = (
+    "use kernel fn op layer model let const param buffer return if else for in require and or not as true false none "
+    'sum max[ sum[i] scan while T[ f32[n] x y i n 0 1 2.5 .5 1e3 99999999999999999999 1e999 "s" "{x}" "{" "{x+}" " '
+    "( ) [ ] { } ; , : :: . .. ... ...a = == := -> => < <= > |> | & && + - * ** / // % @ ! ^ ? ' \\ # $ é \x00 \t \r"
+).split(" ") + ["\n", "\nfn f(x) = ", "\nop f(x: T[n]) -> T[n] {\n", "; pad = ", "y[n] = ", "x |> f(", "\n\n"]
+
+
 def outcome(text: str) -> s.File | CompileError:
     try:
         return parse(text, "fuzz.mer")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ from hypothesis import given, settings
 
 from mercer.ir.graph import Constant, Graph, Initializer, KernelValue, Node, Parameter, Value
 from mercer.ir.index import Const, call
-from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nests, Origin
 from mercer.ir.spans import Span
 from mercer.ir.text import TextError, parse_graph, parse_nests, parse_program, print_graph, print_nests
@@ -176,17 +174,6 @@ def test_unknown_version() -> None:
 def test_comments_are_ignored() -> None:
     text = "# a dump\nmercer.nests 1\nnests f(%x: f32[N]) -> (%x) { # nothing to do\n}\n"
     assert parse_program(text).outputs == ("x",)
-
-
-def test_parsing_is_fast_enough() -> None:
-    product = call("mul", read("x", var("n"), var("p") + var("i"), pad=0.0), read("x", var("n"), var("i")))
-    inputs = {"x": tensor(dim("N"), 8)}
-    statements = [nest(f"y{k}", total(product, i=3), n=dim("N"), p=IntExpr.constant(8)) for k in range(200)]
-    text = print_nests(program(inputs, *statements, outputs=("y0",)))
-    parse_nests(text)
-    start = time.perf_counter()
-    parse_nests(text)
-    assert time.perf_counter() - start < 1.0
 
 
 def test_shared_parts_are_written_once() -> None:
