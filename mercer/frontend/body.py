@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from mercer.ir.nests import Nest, Nests
 from mercer.ir.types import Array, Data, DType, TensorType
 
 MAX_UNROLL = 10_000
+MAX_CONST = 2**26
 
 
 class Body(Evaluator):
@@ -88,6 +91,7 @@ class Body(Evaluator):
                 "out-of-range", f"a `for` is written out; {stop - start} rounds are more than {MAX_UNROLL}", s.span
             )
         for value in range(start.value, stop.value):
+            self.step(s.span)
             self.frame.scope[s.variable.name] = value
             result = self.run(s.body)
             if result is not None:
@@ -127,6 +131,9 @@ class Body(Evaluator):
             self.fail("not-static", f"a `const` reads only other constants, not `{sorted(read)[0]}`", s.span)
         if any(dim.dims() for n in recorder.nests for dim in n.type.shape):
             self.fail("not-static", "the extents of a `const` are numbers", s.span)
+        size = max(math.prod(dim.value for dim in n.type.shape) for n in recorder.nests)
+        if size > MAX_CONST:
+            self.fail("out-of-range", f"a `const` is computed now; {size} numbers are more than {MAX_CONST}", s.span)
         (array,) = evaluate(program, {}, precision=DType.F64)  # rounded once, at the end
         return self.builder.constant(array.astype(target.type.dtype.numpy), s.target.name)
 
@@ -221,13 +228,15 @@ class Collector:
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.constants: dict[str, Constant] = {}
+        self.steps = 0
+        self._numbers: Counter[str] = Counter()
 
     def fresh(self, hint: str) -> str:
         """A name that is not taken yet: the hint, or the hint with a number."""
-        name, count = hint, 0
+        name = hint
         while name in self.names:
-            count += 1
-            name = f"{hint}.{count}"
+            self._numbers[hint] += 1
+            name = f"{hint}.{self._numbers[hint]}"
         self.names.add(name)
         return name
 
@@ -250,6 +259,7 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.nests: list[Nest] = []
+        self.steps = 0
 
     def emit(self, target: str, axes: tuple[Axis, ...], body: Expr) -> Tensor:
         name = f"{target}.{len(self.nests)}"

@@ -49,6 +49,8 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import Array, DType
 
+MAX_STEPS = 50_000
+
 TENSOR_OPERATORS = SCALAR_OPERATORS | {"and": "logical_and", "or": "logical_or"}
 """Operators on whole tensors; the scalar functions `and` and `or` have names that an `op` cannot have."""
 
@@ -66,6 +68,13 @@ class Evaluator:
     def fail(self, name: str, message: str, span: Span, **details: str | None) -> NoReturn:
         """Raise one diagnostic at `span`, or at the user's call with a note when `span` is in the standard library."""
         fail(name, message, span, self.frame.site, **details)
+
+    def step(self, span: Span) -> None:
+        """Count a call or a round of a `for`, which are written out; CompileError when there are too many."""
+        self.builder.steps += 1
+        if self.builder.steps > MAX_STEPS:
+            message = f"calls and `for` are written out; here are more than {MAX_STEPS}"
+            self.fail("out-of-range", message, span)
 
     @contextmanager
     def operands(self, span: Span) -> Generator[None]:
@@ -189,6 +198,7 @@ class Evaluator:
 
     def call(self, e: syntax.Call, first: tuple[AnyValue, ...] = ()) -> AnyValue:
         """A call with `first` put before the written arguments (the value of a pipe)."""
+        self.step(e.span)
         positional = first + tuple(self.evaluate(a) for a in e.arguments)
         attributes = tuple(self.evaluate(a) for a in e.attributes)
         keywords = self._keywords(e)

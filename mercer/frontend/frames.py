@@ -20,6 +20,9 @@ DTYPES = {dtype.value: dtype for dtype in DType}
 class Builder(Protocol):
     """Receives what a body does with whole tensors."""
 
+    steps: int
+    """Calls and rounds of `for` written out so far."""
+
     def apply(
         self, operator: str, operands: tuple[Tensor, ...], attributes: dict[str, Static], span: Span
     ) -> tuple[Tensor, ...]:

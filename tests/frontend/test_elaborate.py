@@ -135,10 +135,14 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "fn a(x) = b(x) * b(x)\nfn b(x) = c(x) * c(x)\nfn c(x) = x + 1\n"
-        "model M(x: f32[N]) -> f32[N] { return apply(x) }\nop apply(x: T[n]) -> T[n] { return y[n] = a(x[n]) }",
-        "layer A(x) { return B(x) + B(x) }\nlayer B(x) { return C(x) + C(x) }\nlayer C(x) { return x }\n"
-        "model M(x: f32[N]) -> f32[N] { return A(x) }",
+        (
+            "fn a(x) = b(x) * b(x)\nfn b(x) = c(x) * c(x)\nfn c(x) = x + 1\n"
+            "model M(x: f32[N]) -> f32[N] { return apply(x) }\nop apply(x: T[n]) -> T[n] { return y[n] = a(x[n]) }"
+        ),
+        (
+            "layer A(x) { return B(x) + B(x) }\nlayer B(x) { return C(x) + C(x) }\nlayer C(x) { return x }\n"
+            "model M(x: f32[N]) -> f32[N] { return A(x) }"
+        ),
         "model M(x: f32[N]) -> f32[N] { for i in 0..3 { for j in 0..3 { let k = i } }\n return x }",
     ],
 )
