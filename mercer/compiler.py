@@ -235,6 +235,7 @@ def _tvm(
     entry = {
         "function": built.entry,
         "weights": [*opened, *(name for name, _ in built.constants)],
+        "symbols": list(built.symbols),
         "sources": {step.function: place for step, place in steps},
         "steps": [
             {"function": s.function, "tensor": s.target, "family": s.family, "detail": s.detail, "source": place}

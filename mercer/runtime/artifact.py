@@ -18,7 +18,7 @@ import platform
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -91,6 +91,15 @@ def bind_dim(dim: Dim, size: int, symbols: dict[str, int]) -> int | None:
         return None
     symbols[symbol] = max(0, (size - at[0]) // slope)
     return evaluate_dim(dim, symbols)
+
+
+def bind_symbols(shapes: Sequence[Sequence[Dim]], sizes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """The value of every symbol, where the sizes fit the shapes; a symbol alone on an axis comes before 2*N."""
+    pairs = [pair for shape, size in zip(shapes, sizes, strict=True) for pair in zip(shape, size, strict=True)]
+    symbols: dict[str, int] = {}
+    for dim, size in sorted(pairs, key=lambda pair: isinstance(pair[0], str) and not pair[0].isidentifier()):
+        bind_dim(dim, size, symbols)
+    return symbols
 
 
 OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {

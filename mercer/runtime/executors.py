@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from .artifact import DTYPES, Artifact
+from .artifact import DTYPES, Artifact, bind_symbols
 from .errors import ArtifactError, MercerError, first_line
 from .profile import median_microseconds
 
@@ -69,9 +69,10 @@ BIG_CORES = 1
 class TvmExecutor:
     """Runs `lib.so`, an executable of the TVM Relax virtual machine, on the CPU or a CUDA GPU.
 
-    `entry["function"]` (default `main`) takes the inputs, then the tensors that `entry["weights"]` names. Arguments
-    live in buffers made once per input layout: TVM wants 64-byte alignment, which NumPy does not promise, so a call
-    copies its inputs into them and calls with the same argument tuple.
+    `entry["function"]` (default `main`) takes the inputs, then the tensors that `entry["weights"]` names, then a shape
+    of the dimensions that `entry["symbols"]` names, if any. Arguments live in buffers made once per input layout: TVM
+    wants 64-byte alignment, which NumPy does not promise, so a call copies its inputs into them and calls with the same
+    argument tuple.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -97,6 +98,8 @@ class TvmExecutor:
         weights = _weights(artifact) if names else {}
         if lost := [name for name in names if name not in weights]:
             raise ArtifactError(f"{artifact.origin}: weights.safetensors has no {', '.join(lost)}", "compile it again")
+        self._symbols: Sequence[str] = artifact.manifest.entry.get("symbols", ())
+        self._inputs = artifact.manifest.signature.inputs
         self._weights = [self._place(weights[name]) for name in names]
         self._layout: object = None
         self._staged: list[tuple[Array, Any]] = []
@@ -148,7 +151,7 @@ class TvmExecutor:
             if layout != self._layout:
                 self._staged = [_aligned(self._ffi, array.shape, array.dtype) for array in inputs]
                 placed = [self._to_device(tensor) for _, tensor in self._staged]
-                self._arguments = (*placed, *self._weights)
+                self._arguments = (*placed, *self._weights, *self._shape(layout))
                 self._layout = layout
             for (buffer, tensor), array, argument in zip(self._staged, inputs, self._arguments, strict=False):
                 np.copyto(buffer, array)
@@ -161,6 +164,13 @@ class TvmExecutor:
             if isinstance(result, self._ffi.Tensor):
                 return (self._fetch(result),)
             return tuple(self._fetch(item) for item in result)
+
+    def _shape(self, layout: Sequence[tuple[int, ...]]) -> tuple[Any, ...]:
+        """The sizes that the binary cannot read off one axis, such as K of an input f32[N, 2*K], as one shape."""
+        if not self._symbols:
+            return ()
+        values = bind_symbols([spec.shape for spec in self._inputs], layout)
+        return (self._ffi.Shape(tuple(values[name] for name in self._symbols)),)
 
     def _machine(self) -> Any:
         machine = self._library["vm_load_executable"]()

@@ -44,7 +44,9 @@ class Compiled:
     """A shared library for TVM's virtual machine.
 
     The function `entry` takes the arrays `arguments` (inputs, then parameters that were left open), then `constants`,
-    in order, and gives a tuple of `outputs`. `source` is the generated device code (CUDA) or None.
+    in order, then the values of `symbols` as one shape if there are any, and gives a tuple of `outputs`. Symbols are
+    the dimensions that stand nowhere alone, such as K of an input f32[N, 2*K]. `source` is the generated device code
+    (CUDA) or None.
     """
 
     library: bytes
@@ -53,6 +55,7 @@ class Compiled:
     constants: tuple[tuple[str, Array], ...]
     outputs: tuple[str, ...]
     steps: tuple[Step, ...]
+    symbols: tuple[str, ...] = ()
     source: str | None = None
 
 
@@ -147,7 +150,10 @@ class _Plan:
             if constant.data.array is None:
                 raise UnsupportedError(f"constant %{constant.name} has no data: the IR was read without its weights")
         arguments = [v.name for v in (*self.nests.inputs, *self.nests.parameters)]
-        module, steps = self._module(arguments, [c.name for c in constants])
+        sizes = [size for v in self.nests.inputs for size in v.type.shape]
+        alone = {size.single.name for size in sizes if isinstance(size.single, Dim)}
+        symbols = sorted({d for size in sizes for d in size.dims()} - alone)
+        module, steps = self._module(arguments, [c.name for c in constants], symbols)
         with tvm.transform.PassContext(config=TIR_CONFIG):
             executable = relax.build(module, self.target.tvm(), relax_pipeline=None, tir_pipeline=TIR_PIPELINE)
         return Compiled(
@@ -159,10 +165,11 @@ class _Plan:
             ),
             outputs=tuple(self.nests.outputs),
             steps=tuple(steps),
+            symbols=tuple(symbols),
             source=cuda.source_of(executable) if self.target.is_cuda else None,
         )
 
-    def _module(self, arguments: list[str], constants: list[str]) -> tuple[Any, list[Step]]:
+    def _module(self, arguments: list[str], constants: list[str], symbols: list[str]) -> tuple[Any, list[Step]]:
         builder = relax.BlockBuilder()
         dims = {
             d: tirx.Var(d, "int64") for type in self.types.values() for size in type.shape for d in sorted(size.dims())
@@ -173,6 +180,8 @@ class _Plan:
 
         parameters = [relax.Var(f"v{i}", tensor_type(self.types[n])) for i, n in enumerate((*arguments, *constants))]
         values: dict[str, Any] = dict(zip((*arguments, *constants), parameters, strict=True))
+        if symbols:
+            parameters.append(relax.Var("symbols", relax.ShapeType([dims[d] for d in symbols])))
         functions = _Functions(self.types, self.target)
         steps: list[Step] = []
         with builder.function(ENTRY, parameters):

@@ -1,0 +1,29 @@
+"""From text to a binary, through all rooms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mercer
+
+
+def test_a_dimension_may_stand_only_inside_formulas(tmp_path: Path) -> None:
+    program = mercer.parse_text("""
+model Net(x: f32[N, 2*K, 3], y: f32[N, 3*J + 1]) -> (f32[N, K, 3], f32[N, J]) {
+  return relu(x[:, 0:shape(x)[1]:2]), y[:, 1::3]
+}
+""")
+    path = tmp_path / "net.mrc"
+    mercer.compile(program).save(path)
+    binary = mercer.load(path)
+    random = np.random.default_rng(0)
+    for n, k, j in ((2, 3, 4), (0, 1, 1), (1, 5, 2), (3, 0, 0)):
+        x, y = (random.standard_normal(shape, np.float32) for shape in ((n, 2 * k, 3), (n, 3 * j + 1)))
+        for found, expected in zip(binary(x, y), program.evaluate(x, y), strict=True):
+            assert found.shape == expected.shape
+            assert np.array_equal(found, expected)
+    with pytest.raises(mercer.InputError, match=r"dim 1 is 3, but 2\*K = 2"):
+        binary(np.zeros((1, 3, 3), np.float32), np.zeros((1, 4), np.float32))
