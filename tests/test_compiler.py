@@ -27,3 +27,10 @@ model Net(x: f32[N, 2*K, 3], y: f32[N, 3*J + 1]) -> (f32[N, K, 3], f32[N, J]) {
             assert np.array_equal(found, expected)
     with pytest.raises(mercer.InputError, match=r"dim 1 is 3, but 2\*K = 2"):
         binary(np.zeros((1, 3, 3), np.float32), np.zeros((1, 4), np.float32))
+
+
+def test_inputs_that_leave_nothing_of_an_output_are_refused() -> None:
+    binary = mercer.compile(mercer.parse_text("model Net(x: f32[N, L]) -> f32[N, L - 6] { return x[:, 6:] }"))
+    assert binary(np.zeros((2, 6), np.float32)).shape == (2, 0)
+    with pytest.raises(mercer.InputError, match=r"too small: L - 6 = -2 in the output .* \(L = 4\)"):
+        binary(np.zeros((2, 4), np.float32))

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from .artifact import DTYPES, Artifact, Dim, Signature, TensorSpec, bind_dim, free_symbols
+from .artifact import DTYPES, Artifact, Dim, Signature, TensorSpec, bind_dim, evaluate_dim, free_symbols
 from .errors import InputError, first_line, nearest
 from .executors import Executor, executor_of
 from .profile import OpTime, summarize
@@ -96,7 +96,7 @@ class Executable:
         )
         layout = [(array.shape, array.dtype) for array in inputs]
         if layout != self._checked:
-            check_inputs(self._specs, inputs)
+            check_outputs(self.signature.outputs, check_inputs(self._specs, inputs))
             self._checked = layout
         return inputs
 
@@ -185,6 +185,19 @@ def check_inputs(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> dict[s
             f"input {spec.name!r}: expected {expected}, found {_text(arrays[position])}: {'; '.join(reasons)}"
         )
     return symbols
+
+
+def check_outputs(specs: Sequence[TensorSpec], symbols: Mapping[str, int]) -> None:
+    """Raises InputError when the inputs are so small that an output would have a negative size."""
+    for spec in specs:
+        for dim in spec.shape:
+            if isinstance(dim, int) or not free_symbols(dim) <= symbols.keys():
+                continue
+            size = evaluate_dim(dim, symbols)
+            if size >= 0:
+                continue
+            values = ", ".join(f"{name} = {symbols[name]}" for name in sorted(free_symbols(dim)))
+            raise InputError(f"the inputs are too small: {dim} = {size} in the output {spec} ({values})")
 
 
 def _wanted(dim: Dim, expected: int, symbols: Mapping[str, int], binder: Mapping[str, str]) -> str:
