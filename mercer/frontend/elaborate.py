@@ -14,7 +14,7 @@ from mercer.frontend.diagnostics import CompileError, DiagnosticBag, did_you_mea
 from mercer.frontend.frames import DTYPES, Frame, fail, relocated
 from mercer.frontend.library import DefinitionLibrary
 from mercer.frontend.signature import Matcher, bind_defaults, names_in
-from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, as_attribute, describe
+from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, as_attribute, describe, is_integer
 from mercer.ir.graph import AttributeValue, Graph, Initializer, Node, Parameter, Value
 from mercer.ir.index import Axis, Expr
 from mercer.ir.initializers import INITIALIZERS
@@ -318,6 +318,14 @@ class _ModelBody(_LayerBody):
                         self.frame.scope.setdefault(name, IntExpr.dim(name))
         dims = (v for v in self.frame.scope.values() if isinstance(v, IntExpr))
         self.frame.symbols = frozenset(name for dim in dims for name in dim.dims())
+
+    def _check_results(self, definition: syntax.Definition, results: tuple[AnyValue, ...], matcher: Matcher) -> None:
+        for type_ in definition.results:
+            for dim in type_.dims:
+                if isinstance(dim, syntax.Name) and dim.name not in self.frame.scope:
+                    hint = did_you_mean(dim.name, [n for n, v in self.frame.scope.items() if is_integer(v)])
+                    fail("unknown-dim", f"no input has a dimension `{dim.name}`", dim.span, hint=hint)
+        super()._check_results(definition, results, matcher)
 
     def _results(self, tensors: list[Tensor]) -> list[Tensor]:
         try:

@@ -7,7 +7,8 @@ scalar expressions; outside, tensors are whole and arithmetic applies operators 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -53,6 +54,14 @@ MAX_STEPS = 50_000
 
 TENSOR_OPERATORS = SCALAR_OPERATORS | {"and": "logical_and", "or": "logical_or"}
 """Operators on whole tensors; the scalar functions `and` and `or` have names that an `op` cannot have."""
+
+
+TENSOR_QUESTIONS: dict[str, Callable[[Tensor | View], Static]] = {
+    "rank": lambda tensor: len(tensor.shape),
+    "shape": lambda tensor: tuple(simplified(size) for size in tensor.shape),
+    "dtype": lambda tensor: str(tensor.dtype),
+}
+"""What can be asked of a tensor at compile time."""
 
 
 class Evaluator:
@@ -218,17 +227,13 @@ class Evaluator:
             if name in FUNCTIONS or name in STATIC_FUNCTIONS or name in DTYPES:
                 return self._scalar_function(e, name, positional)
         elif not any(isinstance(v, Tensor) or holds_tensor(v) for v in positional):
-            if name == "rank" or name == "shape":
+            if name in TENSOR_QUESTIONS:
                 self.fail("type-mismatch", f"`{name}` takes a tensor; found {_describe_all(positional)}", e.span)
             if name in STATIC_FUNCTIONS and not keywords:
                 with self.operands(e.span):
                     return static_call(name, positional + attributes)
-        if name in ("rank", "shape") and len(positional) == 1:
-            tensor = positional[0]
-            shape = (
-                tensor.type.shape if isinstance(tensor, Tensor) else tensor.shape if isinstance(tensor, View) else ()
-            )
-            return len(shape) if name == "rank" else tuple(simplified(d) for d in shape)
+        if name in TENSOR_QUESTIONS and len(positional) == 1 and isinstance(positional[0], Tensor | View):
+            return TENSOR_QUESTIONS[name](positional[0])
         if name in DTYPES and len(positional) == 1 and isinstance(positional[0], Tensor):
             return self.apply("cast", (positional[0],), {"dtype": name}, e.span)
         definition = self.library.definition(name)
@@ -332,7 +337,10 @@ class Evaluator:
                 dtype = next((t for t in typed if t is not DType.BOOL), typed[0])  # not that of a condition
                 if isinstance(value, float) and not dtype.is_float:
                     self.fail("dtype-mismatch", f"{value} is not a number of type {dtype}", span)
-                tensors.append(self.builder.constant(_scalar_array(value, dtype), "number"))
+                number = _scalar_array(value, dtype)
+                if math.isfinite(value) and not math.isfinite(number):
+                    self.fail("out-of-range", f"{value} is too large for {dtype}", span)
+                tensors.append(self.builder.constant(number, "number"))
             else:
                 self.fail("type-mismatch", f"`{name}` takes tensors; found {describe(value)}", span)
         for key, value in attributes.items():
@@ -429,6 +437,8 @@ class Evaluator:
         loop.indices, loop.ellipses = indices, ellipses
         if isinstance(value, Poison):
             return POISON
+        if e.kind in ("max", "min", "argmax", "argmin") and any(axis.extent == IntExpr.constant(0) for axis in axes):
+            self.fail("out-of-range", f"`{e.kind}` of nothing: an index has the extent 0", e.span)
         with self.operands(e.body.span):
             body = self.lifted(as_expr(value, self.frame.default))
         if e.kind in ("any", "all") and body.dtype is not DType.BOOL:
@@ -466,4 +476,5 @@ def _describe_all(values: tuple[AnyValue, ...]) -> str:
 def _scalar_array(value: float | int, dtype: DType) -> Array:
     import numpy as np
 
-    return np.asarray(value, dtype.numpy)
+    with np.errstate(over="ignore"):
+        return np.asarray(value, dtype.numpy)

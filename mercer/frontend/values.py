@@ -19,6 +19,14 @@ class Tensor:
     name: str
     type: TensorType
 
+    @property
+    def shape(self) -> tuple[IntExpr, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
 
 @dataclass(frozen=True)
 class View:
@@ -30,6 +38,10 @@ class View:
     @property
     def shape(self) -> tuple[IntExpr, ...]:
         return self.tensor.type.shape[len(self.prefix) :]
+
+    @property
+    def dtype(self) -> DType:
+        return self.tensor.type.dtype
 
 
 @dataclass(frozen=True)
