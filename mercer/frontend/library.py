@@ -172,6 +172,9 @@ def _from_attribute(value: AttributeValue, library: DefinitionLibrary) -> AnyVal
 class _NoBuilder:
     """For evaluating attributes, where no tensor can arise."""
 
+    def __init__(self) -> None:
+        self.steps = 0
+
     def apply(self, operator: str, operands: object, attributes: object, span: Span) -> tuple[Tensor, ...]:
         fail("not-static", f"`{operator}` needs tensors", span)
 
