@@ -472,5 +472,25 @@ def ops(
     show_json(rows) if as_json else show_table(("kind", "name", "what"), [tuple(row.values()) for row in rows])
 
 
+@app.command()
+def zoo(
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="ID", help="these systems, such as S002")] = None,
+    folder: Annotated[Path, typer.Option("--zoo", metavar="DIR", help="where the systems are")] = Path("zoo"),
+    as_json: Json = False,
+) -> None:
+    """Hold the systems from the literature to their independent references, on every backend."""
+    from mercer.commands import zoo as job
+
+    with progress_bar("checking") as progress:
+        rows = job.run(folder, only or (), progress)
+    works, total = sum(row.works for row in rows), job.total(folder)
+    if as_json:
+        show_json({"systems": [row.as_json() for row in rows], "works": works, "total": total})
+    else:
+        job.show(rows)
+        print(f"works on all backends: {works} / {total}")
+    raise typer.Exit(0 if all(row.works for row in rows) else CHECK_FAILED)
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,23 +7,20 @@ same way (the reduction of Zeller and Hildebrandt 2002, on nodes).
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from mercer.commands.arrays import as_tuple
-from mercer.compiler import Program, UsageError, compile, library_of
-from mercer.ir.evaluate import evaluate
+from mercer.commands import backends
+from mercer.commands.backends import Arrays
+from mercer.compiler import Program, UsageError, library_of
 from mercer.ir.graph import Graph, Node, Value
 from mercer.ir.initializers import initialize
-from mercer.ir.lower import lower
 from mercer.ir.types import Array, DType
 from mercer.runtime.errors import nearest
 
-Arrays: TypeAlias = Mapping[str, Array]
 Backend: TypeAlias = Callable[[Graph, Arrays, Arrays], tuple[Array, ...]]
 """Runs a graph on named inputs and weights; anything that it raises is a way to fail."""
 
@@ -49,29 +46,15 @@ class Reduction:
 # --- backends ---------------------------------------------------------------------------------------------------------
 
 
-def run_reference(graph: Graph, inputs: Arrays, weights: Arrays) -> tuple[Array, ...]:
-    """The meaning of the graph."""
-    return evaluate(lower(graph, library_of(graph)), inputs, weights)
+def _on(prepare: Callable[[Program, Arrays], backends.Runner]) -> Backend:
+    def run(graph: Graph, inputs: Arrays, weights: Arrays) -> tuple[Array, ...]:
+        return prepare(Program(graph, library_of(graph)), weights)([inputs[v.name] for v in graph.inputs])
+
+    return run
 
 
-def run_torch(graph: Graph, inputs: Arrays, weights: Arrays) -> tuple[Array, ...]:
-    """The generated PyTorch module, in evaluation mode."""
-    torch: Any = importlib.import_module("torch")
-    from mercer.backends.torch import module
-
-    net = module(graph, library_of(graph), weights).eval()
-    with torch.no_grad():
-        results = as_tuple(net(*(torch.from_numpy(np.array(inputs[v.name])) for v in graph.inputs)))
-    return tuple(np.asarray(result) for result in results)
-
-
-def run_cpu(graph: Graph, inputs: Arrays, weights: Arrays) -> tuple[Array, ...]:
-    """All passes, then the binary."""
-    executable = compile(Program(graph, library_of(graph)), "cpu", weights)
-    return as_tuple(executable(*(inputs[v.name] for v in graph.inputs)))
-
-
-BACKENDS: dict[str, Backend] = {"reference": run_reference, "torch": run_torch, "cpu": run_cpu}
+run_reference = _on(backends.reference)
+BACKENDS = {"reference": run_reference, "torch": _on(backends.torch), "cpu": _on(backends.cpu)}
 
 
 def backend(name: str) -> Backend:
