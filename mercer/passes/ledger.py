@@ -43,7 +43,8 @@ class Cost:
 class LedgerEntry:
     """One rewrite at one place.
 
-    `reason` says why it was refused (`fired` is False) and `error` is the relative L2 bound of an approximation.
+    `reason` says why it was refused (`fired` is False). `error` is the relative L2 error of an approximation: a
+    bound for every input, or, when `measured`, what the outputs of the model show on its calibration data.
     """
 
     pass_name: str
@@ -57,6 +58,7 @@ class LedgerEntry:
     error: float | None = None
     cost_before: Cost | None = None
     cost_after: Cost | None = None
+    measured: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from mercer.ir.lower import lower
 from mercer.ir.nests import Nests, Origin, Statement, defined
 from mercer.ir.spans import NOWHERE
 from mercer.ir.types import Array
+from mercer.passes.calibration import Calibration, relative_error
 from mercer.passes.exactness import ExactnessError, check_claim
 from mercer.passes.ledger import Cost, Exactness, Ledger, LedgerEntry
 from mercer.passes.rewrite import Rewrite, RewriteStatistics, apply_rewrites
@@ -54,6 +56,7 @@ class PassReport:
 class PassContext:
     """What passes share: the operators, the ledger, the weights, and who is told about progress.
 
+    `data` are inputs of the model by name, a batch of what it will see: approximations are measured and fitted on them.
     `dump` gets (step number, pass name, program text) after every pass, `progress` (passes done, all passes, next
     pass). With `verify_each`, the IR verifier and the exactness verifier run after every pass.
     """
@@ -61,6 +64,7 @@ class PassContext:
     library: Library
     ledger: Ledger = field(default_factory=Ledger)
     weights: Mapping[str, Array] | None = None
+    data: Mapping[str, Array] | None = None
     verify_each: bool = False
     dump: Callable[[int, str, str], None] | None = None
     progress: Callable[[int, int, str], None] | None = None
@@ -223,6 +227,9 @@ def _verify(each: Pass, before: Program, after: Program, context: PassContext, e
     fired = [entry for entry in entries if entry.fired]
     claim = Exactness.weakest(entry.exactness for entry in fired)
     bound = sum(entry.error or 0.0 for entry in fired) if claim is Exactness.APPROX else None
+    if any(entry.measured for entry in fired):
+        _verify_measured(each, before, after, context, fired)
+        return
     left, right = (lower(p, context.library) if isinstance(p, Graph) else p for p in (before, after))
     if not fired and left == right:
         return
@@ -235,6 +242,22 @@ def _verify(each: Pass, before: Program, after: Program, context: PassContext, e
         raise ExactnessError(f"the pass {each.name} is not {claim.value}: {error.message}") from error
     if not compared:
         context.ledger.warn(each.name, left.name, "exactness not verified: no sample could be evaluated")
+
+
+def _verify_measured(
+    each: Pass, before: Program, after: Program, context: PassContext, fired: Iterable[LedgerEntry]
+) -> None:
+    """Errors that were measured hold on the data that they were measured on, one after the other."""
+    assert isinstance(before, Graph) and isinstance(after, Graph)
+    calibration = Calibration(before, context.library, context.data, context.weights).judge
+    found = relative_error(calibration.outputs(before), calibration.outputs(after))
+    bound = math.prod(1.0 + (entry.error or 0.0) for entry in fired) - 1.0
+    if found > bound * (1.0 + MEASURED_TOLERANCE) + MEASURED_TOLERANCE:
+        raise ExactnessError(f"the pass {each.name} is off by {found:.3g} on its data, more than its {bound:.3g}")
+
+
+MEASURED_TOLERANCE = 1e-6
+"""Of measured errors, which count the rounding of new constants too."""
 
 
 def program_text(program: Program) -> str:

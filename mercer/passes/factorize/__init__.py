@@ -1,0 +1,1 @@
+"""Passes that write an operator in another algebraic form, exactly or nearly."""
