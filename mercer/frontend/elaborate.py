@@ -11,16 +11,16 @@ from mercer.frontend import syntax
 from mercer.frontend.arithmetic import STATIC_FUNCTIONS
 from mercer.frontend.body import Body, Collector
 from mercer.frontend.diagnostics import CompileError, DiagnosticBag, did_you_mean
-from mercer.frontend.frames import DTYPES, Frame, fail, relocated
+from mercer.frontend.frames import Frame, fail, relocated
 from mercer.frontend.library import DefinitionLibrary
-from mercer.frontend.signature import Matcher, bind_defaults, names_in
+from mercer.frontend.signature import Matcher, bind_defaults, names_in, type_of
 from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, as_attribute, describe, is_integer
 from mercer.ir.graph import AttributeValue, Graph, Initializer, Node, Parameter, Value
 from mercer.ir.index import Axis, Expr
 from mercer.ir.initializers import INITIALIZERS
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
-from mercer.ir.types import Array, TensorType
+from mercer.ir.types import Array
 
 
 def elaborate(
@@ -89,7 +89,10 @@ class _LayerBody(Body):
                 s.name.span,
                 hint="give the layers different names with `as`",
             )
-        type_ = self.type_of(s.type)
+        type_ = type_of(self, s.type)
+        if type_.dtype.is_complex:
+            message, hint = f"parameter `{name}` would be {type_}: parameters are real", "declare two: complex(re, im)"
+            self.fail("complex-number", message, s.span, hint=hint)
         symbolic = sorted(name for dim in type_.shape for name in dim.dims())
         if symbolic:
             message = f"parameter `{name}` would be {type_}: a parameter has a fixed shape"
@@ -98,28 +101,6 @@ class _LayerBody(Body):
         self.builder.names.add(name)
         self.builder.parameters[name] = Parameter(name, type_, initializer, s.trainable, self.frame.site or s.span)
         self.frame.scope[s.name.name] = Tensor(name, type_)
-
-    def type_of(self, type_: syntax.TypeSyntax) -> TensorType:
-        dtype = DTYPES.get(type_.dtype) or self.frame.types.get(type_.dtype)
-        if dtype is None:
-            self.fail(
-                "unknown-type",
-                f"`{type_.dtype}` is not bound by the signature",
-                type_.span,
-                hint="name an element type, for example f32",
-            )
-        shape: list[IntExpr] = []
-        for dim in type_.dims:
-            if isinstance(dim, syntax.Ellipsis_):
-                shape += self.frame.ellipses.get(dim.name, ())
-                continue
-            if isinstance(dim, syntax.PlacedDim):
-                self.fail("unsupported", "`@` places an axis of an operator's operand", dim.span)
-            size = self.integer(dim, "a dimension")
-            if size.is_constant and size.value < 0:
-                self.fail("out-of-range", f"a dimension of {size}", dim.span)
-            shape.append(size)
-        return TensorType(dtype, tuple(shape))
 
     def _initializer(self, s: syntax.ParamDeclaration) -> Initializer:
         e = s.initializer
@@ -290,7 +271,7 @@ class _ModelBody(_LayerBody):
         tensors: list[Tensor] = []
         for parameter in model.parameters:
             assert parameter.type is not None
-            type_ = self.type_of(parameter.type)
+            type_ = type_of(self, parameter.type)
             inputs.append(Value(parameter.name.name, type_))
             self.builder.names.add(parameter.name.name)
             tensors.append(Tensor(parameter.name.name, type_))

@@ -18,7 +18,7 @@ from mercer.frontend.diagnostics import SOURCES, CompileError, DiagnosticBag, di
 from mercer.frontend.evaluator import Evaluator
 from mercer.frontend.frames import DTYPES, Frame, fail, relocated
 from mercer.frontend.parser import Outline, outline, parse, parse_item
-from mercer.frontend.signature import Matcher, bind_defaults
+from mercer.frontend.signature import Matcher, bind_defaults, type_of
 from mercer.frontend.values import AnyValue, Reference, Static, Tensor, as_attribute, describe
 from mercer.ir.graph import AttributeValue, Constant, KernelValue, Value
 from mercer.ir.index import Axis, Expr, Read, call
@@ -221,6 +221,8 @@ class _OperatorBody(Body):
         builtin = BUILTINS.get(definition.name.name)
         if builtin is not None:
             results: tuple[AnyValue, ...] | None = (builtin(self),)
+        elif definition.is_primitive and self.owner.is_standard(definition.span):
+            results = self._primitive()
         else:
             results = self.run(definition.body)
         tensors = self._results(results, matcher)
@@ -231,6 +233,20 @@ class _OperatorBody(Body):
             tuple(statements.statements),
             tuple(t.name for t in tensors),
         )
+
+    def _primitive(self) -> tuple[Tensor, ...]:
+        """The operation `NAME` of the backends on all operands, with all attributes."""
+        definition, scope, statements = self.definition, self.frame.scope, self.builder
+        assert isinstance(statements, _Statements)
+        name = definition.name.name
+        for attribute in definition.attributes:
+            if attribute.name.name not in scope:
+                self.fail("missing-argument", f"`{name}` needs `{attribute.name.name}`", self.span)
+        attributes = tuple((a.name.name, as_attribute(scope[a.name.name])) for a in definition.attributes)  # type: ignore[arg-type]
+        targets = tuple(Value(statements.fresh("y"), type_of(self, type_)) for type_ in definition.results)
+        operands = tuple(p.name.name for p in definition.parameters)
+        statements.statements.append(Primitive(name, targets, operands, attributes, ()))
+        return tuple(Tensor(value.name, value.type) for value in targets)
 
     def _results(self, results: tuple[AnyValue, ...] | None, matcher: Matcher) -> tuple[Tensor, ...]:
         declared = self.definition.results
@@ -353,6 +369,9 @@ def _cast(body: _OperatorBody) -> Tensor:
     if not isinstance(name, str) or name not in DTYPES:
         hint = f"one of {', '.join(DTYPES)}"
         body.fail("wrong-attribute", f"`dtype` is the name of an element type; found {name}", body.span, hint=hint)
+    if x.type.dtype.is_complex and not DTYPES[name].is_complex:
+        hint = "take real(z), imag(z) or abs(z)"
+        body.fail("complex-number", f"a tensor {x.type} cannot become {name}", body.span, hint=hint)
     axes = tuple(Axis(f"i{k}", extent) for k, extent in enumerate(x.type.shape))
     read = Read(x.name, tuple(IntExpr.var(a.name) for a in axes), x.type.dtype)
     return body.builder.emit(

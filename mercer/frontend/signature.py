@@ -48,6 +48,30 @@ def bind_defaults(evaluator: Evaluator, attributes: Sequence[syntax.Attribute], 
             scope[name] = evaluator.static(attribute.default, f"the default of `{name}`")
 
 
+def type_of(evaluator: Evaluator, type_: syntax.TypeSyntax) -> TensorType:
+    """The type that the syntax stands for, now that the names in it are bound."""
+    dtype = DTYPES.get(type_.dtype) or evaluator.frame.types.get(type_.dtype)
+    if dtype is None:
+        evaluator.fail(
+            "unknown-type",
+            f"`{type_.dtype}` is not bound by the signature",
+            type_.span,
+            hint="name an element type, for example f32",
+        )
+    shape: list[IntExpr] = []
+    for dim in type_.dims:
+        if isinstance(dim, syntax.Ellipsis_):
+            shape += evaluator.frame.ellipses.get(dim.name, ())
+            continue
+        if isinstance(dim, syntax.PlacedDim):
+            evaluator.fail("unsupported", "`@` places an axis of an operator's operand", dim.span)
+        size = evaluator.integer(dim, "a dimension")
+        if size.is_constant and size.value < 0:
+            evaluator.fail("out-of-range", f"a dimension of {size}", dim.span)
+        shape.append(size)
+    return TensorType(dtype, tuple(shape))
+
+
 class Matcher:
     """Binds the dimension names of one signature in the evaluator's scope."""
 

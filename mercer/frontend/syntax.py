@@ -322,6 +322,15 @@ class Definition:
     source: str
     span: Span
 
+    @property
+    def is_primitive(self) -> bool:
+        """Whether the body is `= primitive`: the backends know what the operator computes."""
+        match self.body:
+            case (Return((Name("primitive"),)),):
+                return True
+            case _:
+                return False
+
 
 @dataclass(frozen=True, slots=True)
 class Use:

@@ -13,9 +13,9 @@ lowest value of its type. Every read of a statement is checked, also in the bran
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from mercer.ir.graph import Value
 from mercer.ir.index import Axis, Call, Computed, Const, Expr, Index, Read, Reduce, Reducer, children, computed
 from mercer.ir.integers import Dim, IntExpr, Var
 from mercer.ir.nests import Nest, Nests, Primitive, Statement, defined
+from mercer.ir.primitives import PRIMITIVES
 from mercer.ir.types import Array, DType
 
 CHUNK_BYTES = 64 << 20
@@ -149,22 +150,6 @@ def _stored(value: Value, array: Array, precision: DType | None) -> Array:
     if not known or not (value.type.dtype.is_float or np.can_cast(array.dtype, wanted, "same_kind")):
         raise EvaluationError(f"%{value.name} is {value.type}: got an array of {array.dtype}")
     return array.astype(value.type.dtype.numpy).astype(wanted) if precision is None else array.astype(wanted)
-
-
-# --- primitives -------------------------------------------------------------------------------------------------------
-
-
-def _reshape(statement: Primitive, operands: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
-    (operand,), (shape,) = operands, shapes
-    if operand.size != math.prod(shape):
-        raise EvaluationError(f"%{statement.targets[0].name}: {list(operand.shape)} does not reshape to {list(shape)}")
-    return (operand.reshape(shape),)
-
-
-PrimitiveRule: TypeAlias = Callable[[Primitive, Sequence[Array], Sequence[tuple[int, ...]]], tuple[Array, ...]]
-
-PRIMITIVES: dict[str, PrimitiveRule] = {"reshape": _reshape}
-"""Evaluation rules by name: (statement, operands, shapes of the results) -> results."""
 
 
 # --- expressions ------------------------------------------------------------------------------------------------------

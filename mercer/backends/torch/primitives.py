@@ -18,5 +18,11 @@ def _reshape(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -
     return [algebra.block.postfix(f"{{}}.reshape({holes})" if extents else "{}.reshape(())", operands[0], *extents)]
 
 
-PRIMITIVES: dict[str, Rule] = {"reshape": _reshape}
+def _argsort(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -> list[Code]:
+    descending = bool(dict(statement.attributes)["descending"])
+    call = f"torch.argsort({{}}, dim=-1, descending={descending}, stable=True).to(torch.int32)"
+    return [algebra.block.postfix(call, operands[0])]
+
+
+PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort}
 """Rules by name: (statement, operands) -> one expression for each target."""

@@ -14,7 +14,9 @@ import tvm
 from tvm import relax, tirx
 
 from mercer.backends.tvm import cuda, function
+from mercer.backends.tvm.complex_pairs import split
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
+from mercer.backends.tvm.primitives import PRIMITIVES
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
@@ -70,12 +72,22 @@ class _View:
 
 @dataclass(frozen=True)
 class _Call:
-    """`target` is what `schedule` computes."""
+    """`work` computes the first results from `operands`; the other results are its scratch.
 
-    target: str
-    schedule: Schedule
-    type: TensorType
+    Calls of equal `content` share one function.
+    """
+
+    work: function.Work
+    operands: tuple[function.Operand, ...]
+    results: tuple[function.Operand, ...]
+    family: str
+    detail: str
     origins: tuple[Origin, ...]
+    content: Any
+
+    @property
+    def types(self) -> list[TensorType]:
+        return [o.type for o in (*self.operands, *self.results)]
 
 
 def compile_nests(nests: Nests, target: Target) -> Compiled:
@@ -84,6 +96,7 @@ def compile_nests(nests: Nests, target: Target) -> Compiled:
     Raises UnsupportedError for what this backend does not know and TargetError when a compiler is missing.
     """
     require_tools(target)
+    nests = split(nests)
     plan = _Plan(nests, target)
     for statement in plan.outputs_computed(nests):
         plan.add(statement)
@@ -126,12 +139,31 @@ class _Plan:
             if nest.target not in self.types:
                 self.types[nest.target] = nest.type
                 self.add(nest)
-        self.calls.append(_Call(statement.target, schedule, statement.type, statement.origins))
+        operands = function.operands(schedule, self.types)
+        result = function.Operand(statement.target, statement.type)
+        content = _content(schedule, operands, statement.type)
+        self.calls.append(
+            _Call(schedule, operands, (result,), schedule.family, schedule.detail, statement.origins, content)
+        )
 
     def _add_primitive(self, statement: Primitive) -> None:
-        if statement.name != "reshape":
+        if statement.name == "reshape":
+            self._add_view(statement)
+            return
+        rule = PRIMITIVES.get(statement.name)
+        if rule is None:
             place = f" at {statement.origins[0].span}" if statement.origins else ""
             raise UnsupportedError(f"the tvm backend has no primitive {statement.name}{place}")
+        kernel = rule(statement, self.types)
+        operands = tuple(function.Operand(name, self.types[name]) for name in dict.fromkeys(statement.operands))
+        results = tuple(function.Operand(value.name, value.type) for value in statement.targets)
+        self.types |= {operand.name: operand.type for operand in kernel.scratch}
+        call = _Call(
+            kernel, operands, (*results, *kernel.scratch), statement.name, kernel.detail, statement.origins, statement
+        )
+        self.calls.append(call)
+
+    def _add_view(self, statement: Primitive) -> None:
         (operand,), (value,) = statement.operands, statement.targets
         known = self.constants.get(operand)
         if known is not None and known.data.array is not None:
@@ -143,7 +175,7 @@ class _Plan:
     # --- to TVM -------------------------------------------------------------------------------------------------------
 
     def build(self) -> Compiled:
-        used = {o.name for c in self.calls if isinstance(c, _Call) for o in function.operands(c.schedule, self.types)}
+        used = {o.name for c in self.calls if isinstance(c, _Call) for o in c.operands}
         used |= {c.operand for c in self.calls if isinstance(c, _View)} | set(self.outputs)
         constants = [c for c in self.constants.values() if c.name in used]
         for constant in constants:
@@ -182,7 +214,7 @@ class _Plan:
         values: dict[str, Any] = dict(zip((*arguments, *constants), parameters, strict=True))
         if symbols:
             parameters.append(relax.Var("symbols", relax.ShapeType([dims[d] for d in symbols])))
-        functions = _Functions(self.types, self.target)
+        functions = _Functions(self.target)
         steps: list[Step] = []
         with builder.function(ENTRY, parameters):
             with builder.dataflow():
@@ -191,13 +223,15 @@ class _Plan:
                         shape = [_size(size, dims) for size in call.type.shape]
                         values[call.target] = builder.emit(relax.op.reshape(values[call.operand], shape))
                         continue
-                    name, operands = functions.get(call)
-                    types = [*(o.type for o in operands), call.type]
-                    extra = [dims[d] for d in function.dims_of(types, call.schedule.count)]
-                    args = [*(values[o.name] for o in operands), *extra]
-                    global_var = functions.declare(builder, name)
-                    values[call.target] = builder.emit(relax.call_tir(global_var, args, out_ty=tensor_type(call.type)))
-                    steps.append(Step(name, call.target, call.schedule.family, call.schedule.detail, call.origins))
+                    name = functions.get(call)
+                    extra = [dims[d] for d in function.dims_of(call.types, call.work.count)]
+                    args = [*(values[o.name] for o in call.operands), *extra]
+                    outs = [tensor_type(o.type) for o in call.results]
+                    out_ty = outs if len(outs) > 1 else outs[0]
+                    found = builder.emit(relax.call_tir(functions.declare(builder, name), args, out_ty=out_ty))
+                    for k, result in enumerate(call.results):
+                        values[result.name] = builder.emit(relax.TupleGetItem(found, k)) if len(outs) > 1 else found
+                    steps.append(Step(name, call.results[0].name, call.family, call.detail, call.origins))
                 result = builder.emit_output(relax.Tuple([values[name] for name in self.outputs]))
             builder.emit_func_output(result)
         with self.target.tvm():
@@ -223,26 +257,24 @@ def _size(size: IntExpr, dims: Mapping[str, Any]) -> Any:
 class _Functions:
     """TIR functions by what they compute, so that equal nests share one."""
 
-    def __init__(self, types: dict[str, TensorType], target: Target) -> None:
-        self.types, self.target = types, target
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.by_content: dict[Any, str] = {}
         self.entries: dict[str, Any] = {}
         self.declared: dict[str, Any] = {}
         self.private: dict[Any, Any] = {}
 
-    def get(self, call: _Call) -> tuple[str, tuple[function.Operand, ...]]:
-        """Name of the function that computes `call`, and its operands in order."""
-        operands = function.operands(call.schedule, self.types)
-        content = _content(call.schedule, operands, call.type)
-        if content not in self.by_content:
-            name = self.by_content[content] = self._name(call.origins)
+    def get(self, call: _Call) -> str:
+        """Name of the function that computes `call`."""
+        if call.content not in self.by_content:
+            name = self.by_content[call.content] = self._name(call.origins)
             build = cuda.build if self.target.is_cuda else function.build
-            for global_var, code in build(name, call.schedule, operands, call.type).items():
+            for global_var, code in build(name, call.work, call.operands, call.results).items():
                 if global_var.name_hint == name:
                     self.entries[name] = code
                 else:
                     self.private[global_var] = code
-        return self.by_content[content], operands
+        return self.by_content[call.content]
 
     def declare(self, builder: Any, name: str) -> Any:
         if name not in self.declared:

@@ -11,13 +11,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import elements, flatten
-from mercer.backends.tvm.function import Operand, argument, dims_of, scope_of
+from mercer.backends.tvm.function import Operand, Work, argument, dims_of, scope_of
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules.common import Problem, Schedule, at_outer, operations
 from mercer.backends.tvm.schedules.normalize import normalize
 from mercer.backends.tvm.vector_math import REGISTERS, TirExpr
 from mercer.ir.integers import IntExpr
-from mercer.ir.types import TensorType
 
 THREADS = 256
 """Threads of a block."""
@@ -38,17 +37,17 @@ def plan(problem: Problem) -> Schedule:
     )
 
 
-def build(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType) -> dict[Any, Any]:
+def build(name: str, work: Work, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> dict[Any, Any]:
     """The entry as in `function.build`; nothing is launched for an empty output."""
     token = REGISTERS.set("local")
     try:
-        return {tvm.ir.GlobalVar(name): _kernel(name, schedule, inputs, output)}
+        return {tvm.ir.GlobalVar(name): _kernel(name, work, inputs, outputs)}
     finally:
         REGISTERS.reset(token)
 
 
-def _kernel(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType) -> Any:
-    dims = dims_of([*(o.type for o in inputs), output], schedule.count)
+def _kernel(name: str, work: Work, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Any:
+    dims = dims_of([o.type for o in (*inputs, *outputs)], work.count)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=False):
             T.func_name(name)
@@ -58,9 +57,9 @@ def _kernel(name: str, schedule: Schedule, inputs: Sequence[Operand], output: Te
             buffers: list[Any] = [T.arg(f"p{i}", argument(empty, o.type)) for i, o in enumerate(inputs)]
             for d in dims:
                 T.arg(d, sizes[d])
-            buffers.append(T.arg("out", argument(empty, output)))
-            named = [*inputs, Operand(schedule.nest.target, output)]
-            total = empty.integer(schedule.count)
+            buffers += [T.arg(f"out{i}", argument(empty, o.type)) for i, o in enumerate(outputs)]
+            named = [*inputs, *outputs]
+            total = empty.integer(work.count)
             blocks = tirx.min(T.truncdiv(total + int64(THREADS - 1), int64(THREADS)), int64(MAX_BLOCKS))
             with T.launch_thread("blockIdx.x", tirx.max(blocks, int64(1))) as block:
                 with T.launch_thread("threadIdx.x", int64(THREADS)) as thread:
@@ -69,7 +68,7 @@ def _kernel(name: str, schedule: Schedule, inputs: Sequence[Operand], output: Te
                     first = T.bind(block * int64(THREADS) + thread)
                     grid = T.bind(tirx.max(blocks, int64(1)) * int64(THREADS))
                     with T.serial(int64(0), T.truncdiv(total - first + grid - int64(1), grid)) as step:
-                        schedule.emit(scope, T.bind(first + step * grid))
+                        work.emit(scope, T.bind(first + step * grid))
     return builder.get()
 
 

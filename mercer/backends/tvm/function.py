@@ -1,10 +1,10 @@
-"""A scheduled nest as TIR functions: a body that does a range of outer iterations, and an entry that spreads them."""
+"""Scheduled work as TIR functions: a body that does a range of outer iterations, and an entry that spreads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import tvm
 from tvm import tirx
@@ -32,6 +32,19 @@ class Operand:
     type: TensorType
 
 
+class Work(Protocol):
+    """Code for `count` independent units; one takes about `cost` nanoseconds."""
+
+    @property
+    def count(self) -> IntExpr: ...
+
+    @property
+    def cost(self) -> float: ...
+
+    @property
+    def emit(self) -> Callable[[Scope, TirExpr], None]: ...
+
+
 def operands(schedule: Schedule, types: dict[str, TensorType]) -> tuple[Operand, ...]:
     """What the nest reads, in order of first use."""
     names = dict.fromkeys(read.tensor for read in reads(schedule.nest.body))
@@ -53,38 +66,36 @@ def scope_of(buffers: dict[str, tuple[Any, TensorType]], dims: dict[str, TirExpr
     return Scope(tensors, dims, {}, {})
 
 
-def build(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType) -> dict[Any, Any]:
-    """The functions of a CPU schedule by global name; the entry is called `name`.
+def build(name: str, work: Work, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> dict[Any, Any]:
+    """The functions of a piece of CPU work by global name; the entry is called `name`.
 
-    The entry takes the inputs, then the symbolic dims in alphabetic order as int64, then the output.
+    The entry takes the inputs, then the symbolic dims in alphabetic order as int64, then the outputs.
     """
-    dims = dims_of([*(o.type for o in inputs), output], schedule.count)
+    dims = dims_of([o.type for o in (*inputs, *outputs)], work.count)
     body = tvm.ir.GlobalVar(f"{name}_body")
     entry = tvm.ir.GlobalVar(name)
     return {
-        body: _body(name, schedule, inputs, output, dims),
-        entry: _entry(name, body, schedule, inputs, output, dims),
+        body: _body(name, work, [*inputs, *outputs], dims),
+        entry: _entry(name, body, work, inputs, outputs, dims),
     }
 
 
-def _body(name: str, schedule: Schedule, inputs: Sequence[Operand], output: TensorType, dims: Sequence[str]) -> Any:
-    target = schedule.nest.target
+def _body(name: str, work: Work, named: Sequence[Operand], dims: Sequence[str]) -> Any:
     with IRBuilder() as builder:
         with T.prim_func(is_private=True, s_tir=False):
             T.func_name(f"{name}_body")
             T.func_attr({"tirx.noalias": True})
-            named = [*inputs, Operand(target, output)]
             pointers = [T.arg(f"p{i}", T.ptr(memory_type(o.type.dtype))) for i, o in enumerate(named)]
             sizes = {d: T.arg(d, tirx.Var(d, "int64")) for d in dims}
             first, end = (T.arg(n, tirx.Var(n, "int64")) for n in ("first", "end"))
             scope = scope_of({o.name: (p, o.type) for o, p in zip(named, pointers, strict=True)}, sizes)
             with T.serial(first, end) as i:
-                schedule.emit(scope, i)
+                work.emit(scope, i)
     return builder.get()
 
 
 def _entry(
-    name: str, body: Any, schedule: Schedule, inputs: Sequence[Operand], output: TensorType, dims: Sequence[str]
+    name: str, body: Any, work: Work, inputs: Sequence[Operand], outputs: Sequence[Operand], dims: Sequence[str]
 ) -> Any:
     with IRBuilder() as builder:
         with T.prim_func(s_tir=False):
@@ -95,9 +106,9 @@ def _entry(
             buffers: list[Any] = [T.arg(f"p{i}", argument(empty, o.type)) for i, o in enumerate(inputs)]
             for d in dims:
                 T.arg(d, sizes[d])
-            buffers.append(T.arg("out", argument(empty, output)))
+            buffers += [T.arg(f"out{i}", argument(empty, o.type)) for i, o in enumerate(outputs)]
             fixed = [b.data for b in buffers] + [sizes[d] for d in dims]
-            _spread(empty.integer(schedule.count), schedule, lambda lo, hi: T.evaluate(_call(body, [*fixed, lo, hi])))
+            _spread(empty.integer(work.count), work, lambda lo, hi: T.evaluate(_call(body, [*fixed, lo, hi])))
     return builder.get()
 
 
@@ -109,10 +120,10 @@ def argument(empty: Scope, type: TensorType) -> Any:
     return T.buffer([empty.integer(size) for size in type.shape], tir_type(type.dtype), layout=None)
 
 
-def _spread(total: TirExpr, schedule: Schedule, call: Any) -> None:
+def _spread(total: TirExpr, work: Work, call: Any) -> None:
     """Call the body once when the work is small, else in chunks on all threads."""
-    chunk = max(1, round(GRAIN / max(schedule.cost, 1e-3)))
-    if schedule.count.is_constant and schedule.count.value <= chunk:
+    chunk = max(1, round(GRAIN / max(work.cost, 1e-3)))
+    if work.count.is_constant and work.count.value <= chunk:
         call(int64(0), total)
         return
     with T.If(total <= int64(chunk)):
