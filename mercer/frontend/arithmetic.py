@@ -8,18 +8,19 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from mercer.frontend.values import SCALARS, AnyValue, Scalar, constant_of, describe, is_integer, simplified
-from mercer.ir.index import FUNCTIONS, Call, Const, Expr, Index, Result, call
+from mercer.ir.index import FUNCTIONS, OF_COMPLEX, ONLY_COMPLEX, Call, Const, Expr, Index, call
 from mercer.ir.integers import ONE, Computed, IntExpr, Var
 from mercer.ir.types import DType
 
 
 class OperandError(Exception):
-    """Operands that an operation does not take; the caller knows the place in the text."""
+    """Operands that an operation does not take; the caller knows the place in the text, `name` is the diagnostic's."""
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, name: str = "type-mismatch") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.name = name
 
 
 LARGEST = 2**63 - 1
@@ -172,7 +173,7 @@ def to_scalar(value: AnyValue, dtype: DType) -> Scalar:
         case bool():
             return Const(value, DType.BOOL)
         case int() | float():
-            if not dtype.is_float and isinstance(value, float) and not value.is_integer():
+            if not dtype.rounds and isinstance(value, float) and not value.is_integer():
                 raise OperandError(f"{value} is not a number of type {dtype}")
             return constant_of(value, dtype)
         case IntExpr():
@@ -184,8 +185,10 @@ def to_scalar(value: AnyValue, dtype: DType) -> Scalar:
 
 
 def common_dtype(values: tuple[AnyValue, ...], default: DType) -> DType:
-    """The element type in which typed scalars meet: integers adapt to reals, everything else must agree."""
+    """The element type in which typed scalars meet: integers adapt to reals, f32 to c64, all else must agree."""
     typed = {v.dtype for v in values if isinstance(v, SCALARS) and not isinstance(v, Index)}
+    if DType.C64 in typed and all(t.is_complex or t is DType.F32 or t.is_integer for t in typed):
+        return DType.C64
     reals = {t for t in typed if t.is_float}
     if len(typed) > 1 and not (len(reals) == 1 and all(t.is_float or t.is_integer for t in typed)):
         names = " and ".join(sorted(str(t) for t in typed))
@@ -214,10 +217,18 @@ def scalar_call(name: str, arguments: tuple[AnyValue, ...], default: DType) -> S
             raise OperandError(f"`where` takes a condition first; found {describe(condition)}")
         dtype = common_dtype(tuple(rest), default)
         return call("where", test, *(_adapted(v, dtype) for v in rest))
-    dtype = common_dtype(arguments, default)
+    dtype = common_dtype(arguments, DType.F32 if name == "complex" else default)
+    if name == "complex":
+        return _complex(arguments, dtype)
+    if name in ONLY_COMPLEX and not dtype.is_complex:
+        raise OperandError(f"`{name}` takes complex numbers; found {dtype}", hint="convert with c64(value)")
+    if name == "pow" and dtype.is_complex:
+        return _whole_power(*arguments)
+    if dtype.is_complex:
+        require_complex(name)
     if name in ("div", "mod") and dtype.is_integer:
         name = "floordiv" if name == "div" else "mod"
-    if name in _REAL and not dtype.is_float:
+    if name in _REAL and not dtype.rounds:
         if any(isinstance(v, SCALARS) and not isinstance(v, Index) for v in arguments):
             raise OperandError(f"`{name}` takes real numbers; found {dtype}", hint="convert with f32(value)")
         dtype = default
@@ -228,7 +239,56 @@ def scalar_call(name: str, arguments: tuple[AnyValue, ...], default: DType) -> S
     scalars = tuple(_adapted(v, dtype) for v in arguments)
     if name == "pow":
         scalars = (scalars[0], scalars[1])
-    return call(name, *scalars, dtype=DType.BOOL if function.result is Result.BOOL else dtype)
+    return call(name, *scalars, dtype=function.result.of(dtype))
+
+
+def require_complex(name: str) -> None:
+    """Raises OperandError for a function or reduction that complex numbers do not have."""
+    if name not in OF_COMPLEX and name not in ("sum", "prod", "mean"):
+        ordered = name in ("max", "min", "lt", "le", "gt", "ge", "argmax", "argmin", "sign")
+        hint = "compare abs(z) or real(z)" if ordered else "take real(z), imag(z), abs(z) or angle(z)"
+        reason = "complex numbers have no order" if ordered else "it takes real numbers"
+        raise OperandError(f"no `{name}` of c64: {reason}", hint=hint, name="complex-number")
+
+
+def convert(value: AnyValue, dtype: DType, default: DType) -> Scalar:
+    """`dtype(value)`. Raises OperandError for the real number of a complex one."""
+    scalar = as_expr(value, default)
+    if scalar.dtype.is_complex and not dtype.is_complex:
+        raise OperandError(f"a c64 is no {dtype}", hint="take real(z), imag(z) or abs(z)", name="complex-number")
+    return _lifted(scalar) if dtype.is_complex else call("cast", scalar, dtype=dtype)
+
+
+def _complex(parts: tuple[AnyValue, ...], dtype: DType) -> Scalar:
+    if dtype is not DType.F32 and not dtype.is_integer:
+        raise OperandError(f"`complex` takes two parts of type f32; found {dtype}", hint="convert with f32(value)")
+    re, im = (_adapted(part, DType.F32) for part in parts)
+    if isinstance(re, Const) and isinstance(im, Const):
+        return Const(complex(cast(float, re.number), cast(float, im.number)), DType.C64)
+    return call("complex", re, im)
+
+
+def _whole_power(base: AnyValue, exponent: AnyValue) -> Scalar:
+    """z**n as products by repeated squaring."""
+    power = exponent.number if isinstance(exponent, Const) else exponent
+    if not isinstance(power, int | float) or power != int(power) or abs(power) > 64:
+        message = "a c64 has powers with whole numbers up to 64 only"
+        raise OperandError(message, hint="write exp(w*complex(log(abs(z)), angle(z)))", name="complex-number")
+    square, result = to_scalar(base, DType.C64), cast("Scalar", Const(1 + 0j, DType.C64))
+    for digit in reversed(f"{abs(int(power)):b}"):
+        if digit == "1":
+            result = square if isinstance(result, Const) else call("mul", result, square)
+        square = call("mul", square, square)
+    return call("div", Const(1 + 0j, DType.C64), result) if power < 0 else result
+
+
+def _lifted(scalar: Scalar) -> Scalar:
+    """A real number as a complex one."""
+    if scalar.dtype.is_complex:
+        return scalar
+    if isinstance(scalar, Const):
+        return Const(complex(scalar.number), DType.C64)
+    return call("cast", scalar, dtype=DType.C64)
 
 
 _REAL = frozenset("exp expm1 log log1p sqrt rsqrt erf sigmoid sin cos tan asin acos atan sinh cosh tanh atan2".split())
@@ -237,6 +297,8 @@ _REAL = frozenset("exp expm1 log log1p sqrt rsqrt erf sigmoid sin cos tan asin a
 def _adapted(value: AnyValue, dtype: DType) -> Scalar:
     """The value in element type `dtype`, which it must equal or be an integer for."""
     scalar = to_scalar(value, dtype)
+    if dtype.is_complex and (scalar.dtype.is_integer or scalar.dtype is DType.F32):
+        return _lifted(scalar)
     converts = scalar.dtype.is_integer and dtype is not DType.BOOL and scalar.dtype is not dtype
     return call("cast", scalar, dtype=dtype) if converts else scalar
 

@@ -32,6 +32,7 @@ DIAGNOSTICS: dict[str, str] = {
     # types and shapes
     "type-mismatch": "A value of another sort was expected: tensor, scalar, kernel, string, list.",
     "dtype-mismatch": "The element types of tensors disagree.",
+    "complex-number": "A complex number stands where a real one is needed, such as in a comparison.",
     "shape-mismatch": "The dimensions of tensors disagree.",
     "rank-mismatch": "A tensor has another number of axes than expected.",
     "unknown-dim": "A dimension cannot be worked out from the types.",

@@ -21,8 +21,10 @@ from mercer.frontend.arithmetic import (
     as_expr,
     binary,
     broadcast,
+    convert,
     has_index,
     negate,
+    require_complex,
     scalar_call,
     static_call,
 )
@@ -45,7 +47,7 @@ from mercer.frontend.values import (
     simplified,
 )
 from mercer.ir.graph import KernelValue
-from mercer.ir.index import FUNCTIONS, Axis, Expr, Read, Reduce, Reducer, call, transform, variables
+from mercer.ir.index import FUNCTIONS, Axis, Expr, Read, Reduce, Reducer, transform, variables
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import Array, DType
@@ -91,7 +93,7 @@ class Evaluator:
         try:
             yield
         except OperandError as error:
-            self.fail("type-mismatch", error.message, span, hint=error.hint)
+            self.fail(error.name, error.message, span, hint=error.hint)
 
     # --- expressions --------------------------------------------------------------------------------------------------
 
@@ -183,11 +185,27 @@ class Evaluator:
         if isinstance(left, Poison) or isinstance(right, Poison):
             return POISON
         if self.frame.loop is None and (isinstance(left, Tensor) or isinstance(right, Tensor)):
+            if (
+                isinstance(left, Tensor)
+                and left.dtype.is_complex
+                and e.operator == "**"
+                and not isinstance(right, Tensor)
+            ):
+                return self.apply_numeric("complex_power", (left,), {"n": right}, e.span)
             if isinstance(left, Tensor) and isinstance(right, Tensor):
+                left, right = self._lifted(left, right, e.span), self._lifted(right, left, e.span)
                 self._check_pair(e, left, right)
             return self.apply_numeric(TENSOR_OPERATORS[e.operator], (left, right), {}, e.span)
         with self.operands(e.span):
             return binary(e.operator, left, right, self.frame.default)
+
+    def _lifted(self, value: Tensor, other: Tensor, span: Span) -> Tensor:
+        """A real tensor as a complex one where it meets one."""
+        if not other.dtype.is_complex or not (value.dtype is DType.F32 or value.dtype.is_integer):
+            return value
+        lifted = self.apply("cast", (value,), {"dtype": "c64"}, span)
+        assert isinstance(lifted, Tensor)
+        return lifted
 
     def _check_pair(self, e: syntax.Binary, left: Tensor, right: Tensor) -> None:
         if left.type.dtype is not right.type.dtype:
@@ -258,7 +276,7 @@ class Evaluator:
             indexed = any(isinstance(v, SCALARS) or (isinstance(v, IntExpr) and has_index(v)) for v in positional)
             if name in DTYPES:
                 (value,) = positional
-                return call("cast", as_expr(value, self.frame.default), dtype=DTYPES[name])
+                return convert(value, DTYPES[name], self.frame.default)
             if name in ("min", "max", "clamp") and all(is_integer(v) for v in positional):
                 return static_call(name, positional)
             if name in STATIC_FUNCTIONS and not indexed:
@@ -335,10 +353,10 @@ class Evaluator:
                 tensors.append(value)
             elif isinstance(value, int | float) and typed:
                 dtype = next((t for t in typed if t is not DType.BOOL), typed[0])  # not that of a condition
-                if isinstance(value, float) and not dtype.is_float:
+                if isinstance(value, float) and not dtype.rounds:
                     self.fail("dtype-mismatch", f"{value} is not a number of type {dtype}", span)
                 number = _scalar_array(value, dtype)
-                if math.isfinite(value) and not math.isfinite(number):
+                if math.isfinite(value) and not math.isfinite(number.real):
                     self.fail("out-of-range", f"{value} is too large for {dtype}", span)
                 tensors.append(self.builder.constant(number, "number"))
             else:
@@ -441,6 +459,8 @@ class Evaluator:
             self.fail("out-of-range", f"`{e.kind}` of nothing: an index has the extent 0", e.span)
         with self.operands(e.body.span):
             body = self.lifted(as_expr(value, self.frame.default))
+            if body.dtype.is_complex:
+                require_complex(e.kind)
         if e.kind in ("any", "all") and body.dtype is not DType.BOOL:
             self.fail("type-mismatch", f"`{e.kind}` takes truth values; found {body.dtype}", e.body.span)
         if e.kind in ("argmax", "argmin") and len(axes) != 1:

@@ -124,4 +124,5 @@ def as_attribute(value: Static) -> AttributeValue:
 def constant_of(value: int | float | bool, dtype: DType) -> Const:
     if dtype is DType.BOOL:
         return Const(bool(value), dtype)
-    return Const(float(value) if dtype.is_float else int(value), dtype)
+    kind = complex if dtype.is_complex else float if dtype.is_float else int
+    return Const(kind(value), dtype)

@@ -22,11 +22,12 @@ def apply(function: str, operands: Sequence[Array], dtype: DType, stored: np.dty
 
     `dtype` is the element type of the result; `stored` differs from it when floats are computed more precisely.
     """
-    if function in _ARITHMETIC and dtype.is_float:
+    if function in _ARITHMETIC and dtype.is_float and operands[0].dtype.kind != "c":
         working = np.float64 if stored.itemsize == 8 else np.float32
         operands = [operand.astype(working, copy=False) for operand in operands]
     elif function not in _ARITHMETIC and function not in _SELECTION:
-        operands = [operand.astype(np.float64) if operand.dtype.kind in "fV" else operand for operand in operands]
+        wide = {"f": np.float64, "V": np.float64, "c": np.complex128}
+        operands = [o.astype(wide[o.dtype.kind]) if o.dtype.kind in wide else o for o in operands]
     return convert(np.asarray(NUMPY_FUNCTIONS[function](*operands)), dtype, stored)
 
 
@@ -66,6 +67,13 @@ def _sigmoid(x: Any) -> Any:
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
+def _complex(re: Any, im: Any) -> Any:
+    wide = np.result_type(re, im)
+    z = np.empty(np.broadcast_shapes(re.shape, im.shape), np.complex128 if wide.itemsize == 8 else np.complex64)
+    z.real, z.imag = re, im
+    return z
+
+
 def _pow(x: Any, y: Any) -> Any:
     if np.asarray(x).dtype.kind in "iu" and np.any(np.asarray(y) < 0):
         raise EvaluationError("an integer to a negative power is not an integer")
@@ -85,6 +93,11 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "atan2": np.arctan2,
     "neg": np.negative,
     "abs": np.abs,
+    "complex": _complex,
+    "real": np.real,
+    "imag": np.imag,
+    "angle": np.angle,
+    "conj": np.conj,
     "sign": np.sign,
     "floor": np.floor,
     "ceil": np.ceil,
@@ -127,7 +140,9 @@ _ARITHMETIC = frozenset(
 )
 """Computed in the type of the result."""
 
-_SELECTION = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "where", "cast"))
+_SELECTION = frozenset(
+    ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "where", "cast", "complex", "real", "imag", "conj")
+)
 """Computed in the type of the operands. All functions that are neither are computed in f64 and rounded."""
 
 

@@ -30,6 +30,20 @@ class Result(enum.Enum):
 
     SAME = "same"
     BOOL = "bool"
+    REAL = "real"
+    COMPLEX = "complex"
+
+    def of(self, operand: DType) -> DType:
+        """The element type of a result; the parts of a c64 are f32."""
+        match self:
+            case Result.SAME:
+                return operand
+            case Result.BOOL:
+                return DType.BOOL
+            case Result.REAL:
+                return DType.F32 if operand.is_complex else operand
+            case Result.COMPLEX:
+                return DType.C64
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,9 @@ FUNCTIONS: dict[str, Function] = {
     f.name: f
     for f in (
         *(Function(name, 2) for name in ("add", "sub", "mul", "div", "floordiv", "mod", "pow", "min", "max", "atan2")),
-        *(Function(name, 1) for name in ("neg", "abs", "sign", "floor", "ceil", "round", "trunc")),
+        *(Function(name, 1) for name in ("neg", "sign", "floor", "ceil", "round", "trunc", "conj")),
+        *(Function(name, 1, Result.REAL) for name in ("abs", "real", "imag", "angle")),
+        Function("complex", 2, Result.COMPLEX),  # complex(re, im) of two f32
         *(Function(name, 1) for name in ("exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "erf", "sigmoid")),
         *(Function(name, 1) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")),
         *(Function(name, 2, Result.BOOL) for name in ("eq", "ne", "lt", "le", "gt", "ge", "and", "or")),
@@ -55,6 +71,14 @@ FUNCTIONS: dict[str, Function] = {
     )
 }
 """`round` is to nearest, ties to even; `mod` is the remainder of the floor division; `div` of integers is an error."""
+
+OF_COMPLEX = frozenset(
+    ("add", "sub", "mul", "div", "neg", "exp", "abs", "real", "imag", "angle", "conj", "eq", "ne", "where", "cast")
+)
+"""The functions that take complex numbers."""
+
+ONLY_COMPLEX = frozenset(("real", "imag", "angle", "conj"))
+"""Those that take nothing else."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +197,7 @@ Expr: TypeAlias = Const | Index | Read | Call | Reduce
 def call(function: str, *arguments: Expr, dtype: DType | None = None) -> Call:
     """A `Call` whose element type follows the function's rule (`dtype` only for `cast`)."""
     if dtype is None:
-        dtype = DType.BOOL if FUNCTIONS[function].result is Result.BOOL else arguments[-1].dtype
+        dtype = FUNCTIONS[function].result.of(arguments[-1].dtype)
     return Call(function, arguments, dtype)
 
 

@@ -43,6 +43,15 @@ class DType(enum.Enum):
     def is_integer(self) -> bool:
         return self in (DType.I64, DType.I32, DType.I8, DType.I4)
 
+    @property
+    def is_complex(self) -> bool:
+        return self is DType.C64
+
+    @property
+    def rounds(self) -> bool:
+        """Whether arithmetic in it is inexact: real and complex numbers."""
+        return self.is_float or self.is_complex
+
     def __str__(self) -> str:
         return self.value
 

@@ -8,13 +8,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from mercer.ir.evaluate import PRIMITIVES
 from mercer.ir.graph import Constant, Graph, Node, Parameter, Value
-from mercer.ir.index import FUNCTIONS, Call, Expr, Index, Read, Reduce, Reducer, Result, children, computed
+from mercer.ir.index import (
+    FUNCTIONS,
+    OF_COMPLEX,
+    ONLY_COMPLEX,
+    Call,
+    Expr,
+    Index,
+    Read,
+    Reduce,
+    Reducer,
+    children,
+    computed,
+)
 from mercer.ir.initializers import INITIALIZERS
 from mercer.ir.integers import Dim, IntExpr, Var
 from mercer.ir.library import Library
 from mercer.ir.nests import Nest, Nests, Primitive, defined
+from mercer.ir.primitives import PRIMITIVES
 from mercer.ir.printer import print_node, print_statement
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import DType, TensorType
@@ -41,7 +53,12 @@ def verify(program: Program, library: Library | None = None) -> None:
     With a `library`, nodes of a graph are compared with the definitions of their operators as well, and what the
     library itself refuses raises its error.
     """
-    scope = _Scope(program, library)
+    dims = frozenset(name for v in program.inputs for extent in v.type.shape for name in extent.dims())
+    _verify(_Scope(program, library, dims))
+
+
+def _verify(scope: _Scope) -> None:
+    program = scope.program
     for rule, check in PROGRAM_RULES.items():
         for message in check(scope):
             raise VerificationError(rule, message, _head(program), NOWHERE)
@@ -56,6 +73,8 @@ def verify(program: Program, library: Library | None = None) -> None:
         for rule, faults in rules:
             for message in faults:
                 raise VerificationError(rule, message, _text(step, program), _span(step))
+        if isinstance(step, Primitive) and step.scan is not None:
+            _verify(_Scope(step.scan.body, scope.library, scope.dims | {step.scan.step}))
         scope.known |= {value.name: value.type for value in _results(step)}
 
 
@@ -65,13 +84,12 @@ class _Scope:
 
     program: Program
     library: Library | None
+    dims: frozenset[str]
     known: dict[str, TensorType] = field(init=False)
-    dims: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         program = self.program
         self.known = {v.name: v.type for v in (*program.inputs, *program.parameters, *program.constants)}
-        self.dims = frozenset(name for v in program.inputs for extent in v.type.shape for name in extent.dims())
 
 
 @dataclass
@@ -279,7 +297,9 @@ def _primitive_results(statement: Primitive, scope: _Scope) -> Faults:
 
 
 def _primitive_exists(statement: Primitive, _: _Scope) -> Faults:
-    if statement.name not in PRIMITIVES:
+    if (statement.name == "scan") != (statement.scan is not None):
+        yield "the primitive scan, and no other, says what it repeats"
+    elif statement.name not in PRIMITIVES and statement.scan is None:
         yield f"{statement.name} is not a primitive (known: {', '.join(sorted(PRIMITIVES))})"
 
 
@@ -296,6 +316,34 @@ def _reshape_keeps_elements(statement: Primitive, scope: _Scope) -> Faults:
         yield f"{before} has {_elements(before)} elements, {after} has {_elements(after)}"
 
 
+def _scan_fits(statement: Primitive, scope: _Scope) -> Faults:
+    scan = statement.scan
+    if scan is None:
+        return
+    inner = scan.body.types()
+    if len(statement.operands) != len(scan.body.inputs):
+        yield f"{len(statement.operands)} operands for a body of {len(scan.body.inputs)} inputs"
+        return
+    if scan.carried < 0 or len(statement.targets) != scan.carried + len(scan.axes):
+        yield f"{len(statement.targets)} targets for {len(scan.body.outputs)} outputs of the body"
+        return
+    for name, value in zip(statement.operands, scan.body.inputs, strict=True):
+        if scope.known[name] != value.type:
+            yield f"%{name} is {scope.known[name]}; the body takes {value.type}"
+    for value, output, target in zip(
+        scan.body.inputs, scan.body.outputs, statement.targets[: scan.carried], strict=False
+    ):
+        if not value.type == inner[output] == target.type:
+            yield f"%{value.name} is {value.type} before a step, {inner[output]} after it and {target.type} at the end"
+    slices = scan.body.outputs[scan.carried :]
+    for axis, output, target in zip(scan.axes, slices, statement.targets[scan.carried :], strict=False):
+        shape = inner[output].shape
+        if TensorType(inner[output].dtype, (*shape[:axis], scan.extent, *shape[axis:])) != target.type:
+            yield f"%{target.name} is {target.type}; it stacks {inner[output]} along axis {axis}"
+    if scan.until and inner[scan.body.outputs[-1]] != TensorType(DType.BOOL, ()):
+        yield "the end of a scan is told by one truth value"
+
+
 def _elements(type: TensorType) -> IntExpr:
     total = IntExpr.constant(1)
     for extent in type.shape:
@@ -308,6 +356,7 @@ PRIMITIVE_RULES: dict[str, Callable[[Primitive, _Scope], Faults]] = {
     "dims-are-known": _primitive_results,
     "primitive-exists": _primitive_exists,
     "reshape-keeps-elements": _reshape_keeps_elements,
+    "scan-fits": _scan_fits,
 }
 """Rules of primitive statements."""
 
@@ -391,8 +440,10 @@ def _functions_are_typed(_: Nest, parts: _Parts, __: _Scope) -> Faults:
         values = dtypes[1:] if name == "where" else dtypes
         if len(set(values)) > 1 or (boolean and values[0] is not DType.BOOL):
             yield f"{name} of {', '.join(map(str, values))}"
-        wanted = DType.BOOL if FUNCTIONS[name].result is Result.BOOL else values[0]
-        if expr.dtype is not wanted and not (name == "abs" and values[0] is DType.C64):
+        if (values[0].is_complex and name not in OF_COMPLEX) or (name in ONLY_COMPLEX and not values[0].is_complex):
+            yield f"{name} of {', '.join(map(str, values))}"
+        wanted = FUNCTIONS[name].result.of(values[0])
+        if expr.dtype is not wanted:
             yield f"{name} of {', '.join(map(str, values))} is {wanted}, not {expr.dtype}"
 
 
@@ -407,7 +458,9 @@ def _reductions_are_typed(_: Nest, parts: _Parts, __: _Scope) -> Faults:
         name, dtype = reduction.reducer.value, reduction.body.dtype
         if reduction.reducer in (Reducer.ARGMAX, Reducer.ARGMIN) and len(reduction.axes) != 1:
             yield f"{name} runs over one axis, got {len(reduction.axes)}"
-        if (reduction.reducer in (Reducer.ANY, Reducer.ALL)) != (dtype is DType.BOOL):
+        of_truth = reduction.reducer in (Reducer.ANY, Reducer.ALL)
+        ordered = reduction.reducer not in (Reducer.SUM, Reducer.PROD)
+        if of_truth != (dtype is DType.BOOL) or (ordered and dtype.is_complex):
             yield f"{name} of {dtype}"
 
 

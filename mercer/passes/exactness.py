@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mercer.ir.evaluate import evaluate
+from mercer.ir.functions import apply
 from mercer.ir.graph import Value
 from mercer.ir.index import Const
 from mercer.ir.integers import Dim, IntExpr
@@ -133,6 +134,9 @@ def _array(dtype: DType, shape: tuple[int, ...], sample: Sample, random: np.rand
     if dtype.is_integer:
         numbers = np.zeros(shape, np.int64) if sample is Sample.ZERO else random.integers(0, 4, shape)
         return numbers.astype(dtype.numpy)
+    if dtype.is_complex:
+        parts = [_array(DType.F64, shape, sample, random) for _ in range(2)]
+        return apply("complex", parts, dtype, dtype.numpy)
     values = random.standard_normal(shape)
     match sample:
         case Sample.NORMAL:
@@ -152,7 +156,7 @@ def _array(dtype: DType, shape: tuple[int, ...], sample: Sample, random: np.rand
 def _real_tolerance(before: Nests, after: Nests) -> float:
     """Wider when `after` has constants or literals that `before` has not."""
     old, new = dict(_numbers(before)), dict(_numbers(after))
-    types = {dtype for number, dtype in new.items() if number not in old and dtype.is_float}
+    types = {dtype for number, dtype in new.items() if number not in old and dtype.rounds}
     roundings = (float(cast(Any, ml_dtypes.finfo(dtype.numpy)).eps) for dtype in types)
     return max([REAL_TOLERANCE, *(CONSTANT_ROUNDINGS * eps for eps in roundings)])
 

@@ -128,7 +128,7 @@ class _Fusion:
         kept = Exactness.weakest(
             Exactness.REAL
             for o in everywhere
-            if producer.type.dtype.is_float and {Reducer.SUM, Reducer.PROD} & set(o.reducers)
+            if producer.type.dtype.rounds and {Reducer.SUM, Reducer.PROD} & set(o.reducers)
         )
         for occurrence in everywhere:
             reason = self._obstacle(producer, occurrence, movement, once)

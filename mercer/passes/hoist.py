@@ -80,7 +80,7 @@ class Hoist(Pass):
                 if name not in free:
                     repeats *= extent(size) if size.is_constant else self.min_repeats
             if repeats >= self.min_repeats:
-                inexact = reducer is Reducer.SUM and part.function == "mul" and part.dtype.is_float
+                inexact = reducer is Reducer.SUM and part.function == "mul" and part.dtype.rounds
                 return part, loops, Exactness.REAL if inexact else Exactness.BIT
         return None
 

@@ -100,6 +100,7 @@ class TvmExecutor:
             raise ArtifactError(f"{artifact.origin}: weights.safetensors has no {', '.join(lost)}", "compile it again")
         self._symbols: Sequence[str] = artifact.manifest.entry.get("symbols", ())
         self._inputs = artifact.manifest.signature.inputs
+        self._complex = [DTYPES[spec.dtype].kind == "c" for spec in artifact.manifest.signature.outputs]
         self._weights = [self._place(weights[name]) for name in names]
         self._layout: object = None
         self._staged: list[tuple[Array, Any]] = []
@@ -161,9 +162,11 @@ class TvmExecutor:
                 result = function(*self._arguments)
             except Exception as error:
                 raise MercerError(f"{self._origin}: failed while running: {first_line(error)}") from error
-            if isinstance(result, self._ffi.Tensor):
-                return (self._fetch(result),)
-            return tuple(self._fetch(item) for item in result)
+            results = (result,) if isinstance(result, self._ffi.Tensor) else tuple(result)
+            return tuple(
+                _joined(self._fetch(item)) if complex_ else self._fetch(item)
+                for item, complex_ in zip(results, self._complex, strict=True)
+            )
 
     def _shape(self, layout: Sequence[tuple[int, ...]]) -> tuple[Any, ...]:
         """The sizes that the binary cannot read off one axis, such as K of an input f32[N, 2*K], as one shape."""
@@ -207,12 +210,20 @@ class TvmExecutor:
 
 
 def _aligned(ffi: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Any]:
-    """A NumPy array at a 64-byte boundary and the TVM tensor over the same memory."""
+    """A NumPy array at a 64-byte boundary and the TVM tensor over the same memory; complex numbers are pairs of f32."""
+    if dtype.kind == "c":
+        pairs, tensor = _aligned(ffi, (*shape, 2), np.dtype(np.float32))
+        return _joined(pairs), tensor
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     array = memory[start : start + size].view(dtype).reshape(shape)
     return array, ffi.from_dlpack(array)
+
+
+def _joined(pairs: Array) -> Array:
+    """Pairs of f32 along the last axis as complex numbers."""
+    return pairs.view(np.complex64)[..., 0]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cmath
 import math
 from dataclasses import replace
 
@@ -311,7 +312,34 @@ def test_function(name: str, precision: DType | None) -> None:
 def test_all_functions_and_reducers_have_a_rule() -> None:
     assert NUMPY_FUNCTIONS.keys() == FUNCTIONS.keys()
     assert NUMPY_REDUCERS.keys() == set(Reducer)
-    assert FUNCTIONS.keys() - REFERENCES.keys() == {"and", "or", "not", "where", "cast"}
+    assert FUNCTIONS.keys() - REFERENCES.keys() == {"and", "or", "not", "where", "cast"} | COMPLEX.keys()
+
+
+COMPLEX: dict[str, Any] = {
+    "complex": complex,
+    "real": lambda z: z.real,
+    "imag": lambda z: z.imag,
+    "conj": lambda z: z.conjugate(),
+    "angle": cmath.phase,
+}
+
+
+@pytest.mark.parametrize("name", [*COMPLEX, "abs", "exp", "neg", "mul", "div"])
+@pytest.mark.parametrize("precision", [None, DType.F64])
+def test_function_of_complex_numbers(name: str, precision: DType | None) -> None:
+    others: dict[str, Any] = {"exp": cmath.exp, "abs": abs, "neg": lambda z: -z}
+    others |= {"mul": lambda z: z * -2j, "div": lambda z: z / -2j}
+    points = [complex(a, b) for a in SAMPLES for b in (-1.5, 0.5, 2.0)]
+    parts = [read(part, i) for part in ("re", "im")]
+    z = call("complex", *parts)
+    second = (Const(-2j, DType.C64),) if name in ("mul", "div") else ()
+    statement = nest("y", z if name == "complex" else call(name, z, *second), i=len(points))
+    wide = np.float64 if precision else np.float32
+    arrays = {"re": np.array([p.real for p in points], wide), "im": np.array([p.imag for p in points], wide)}
+    (result,) = evaluate_statement(statement, arrays, precision=precision)
+    expected = np.array(points if name == "complex" else [(COMPLEX | others)[name](p) for p in points])
+    assert result.dtype.itemsize == (2 if np.iscomplexobj(expected) else 1) * (8 if precision else 4)
+    np.testing.assert_allclose(result, expected, rtol=1e-12 if precision else 3e-7)
 
 
 def test_logic_and_choice() -> None:

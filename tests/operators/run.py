@@ -55,7 +55,8 @@ def largest_error(actual: Array, expected: Array) -> float:
         return float("inf")
     if not expected.size:
         return 0.0
-    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    wide = np.complex128 if "c" in (actual.dtype.kind, expected.dtype.kind) else np.float64
+    actual, expected = actual.astype(wide), expected.astype(wide)
     same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
     finite = np.isfinite(expected)
     scale = max(float(np.abs(expected[finite]).max(initial=0.0)), 1e-30)

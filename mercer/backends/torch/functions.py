@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,10 +31,27 @@ OPERATORS: dict[str, tuple[str, Level]] = {
 
 _SAME_NAME = (
     *("abs", "sign", "floor", "ceil", "round", "trunc", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "erf"),
-    *("sigmoid", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "atan2"),
+    *(
+        "complex",
+        "real",
+        "imag",
+        "angle",
+        "sigmoid",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "atan2",
+    ),
 )
 CALLS: dict[str, str] = {
     **{name: f"torch.{name}" for name in _SAME_NAME},
+    "conj": "torch.conj_physical",
     "min": "torch.minimum",
     "max": "torch.maximum",
     "where": "torch.where",
@@ -50,6 +68,11 @@ NUMBERS: dict[str, Callable[..., Any]] = {
     "pow": lambda a, b: a**b,
     "min": min,
     "max": max,
+    "complex": complex,
+    "real": lambda z: z.real,
+    "imag": lambda z: z.imag,
+    "conj": lambda z: z.conjugate(),
+    "angle": cmath.phase,
     "neg": lambda a: -a,
     "abs": abs,
     "sign": lambda a: (a > 0) - (a < 0),
@@ -99,17 +122,22 @@ def fold(function: str, numbers: list[Any], dtype: DType) -> Any:
     """The value of a function of known numbers; None where it has none (as the logarithm of a negative number)."""
     try:
         if function == "cast":
-            return int(numbers[0]) if dtype.is_integer else float(numbers[0]) if dtype.is_float else None
+            kind = int if dtype.is_integer else float if dtype.is_float else complex if dtype.is_complex else None
+            return kind(numbers[0]) if kind is not None else None
         value = NUMBERS[function](*numbers)
     except (ArithmeticError, ValueError, TypeError):
         return None
     if dtype.is_float and not isinstance(value, complex):
         return float(value)
-    return value if not isinstance(value, complex) or dtype is DType.C64 else None
+    if dtype.is_complex:
+        return complex(value)
+    return value if not isinstance(value, complex) else None
 
 
 def literal(number: Any) -> str:
     """A number as Python writes it."""
+    if isinstance(number, complex) and not (math.isfinite(number.real) and math.isfinite(number.imag)):
+        return f"complex({literal(number.real)}, {literal(number.imag)})"
     if isinstance(number, float) and not math.isfinite(number):
         return f'float("{number}")'
     return repr(number)

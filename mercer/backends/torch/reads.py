@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mercer.backends.torch.bounds import bounds, nonnegative
-from mercer.backends.torch.code import Code
+from mercer.backends.torch.code import Code, Level
 from mercer.backends.torch.functions import literal
 from mercer.backends.torch.terms import Algebra, Label, Term, union
 from mercer.ir.index import Const, Read
@@ -177,7 +177,16 @@ class Reader:
         """Pad, or crop where a margin is negative."""
         first = next(i for i, margin in enumerate(margins) if any(m.terms for m in margin))
         amounts = ", ".join(self._text(m) for margin in reversed(margins[first:]) for m in margin)
-        value = f", value={literal(pad.number)}" if pad is not None and pad.number else ""
+        number = 0 if pad is None else pad.number
+        if isinstance(number, complex):  # F.pad takes a real value
+            if number.imag:
+                values = {"real": literal(number.real), "imag": literal(number.imag)}
+                parts = [f"F.pad({{}}.{part}, ({amounts}), value={value})" for part, value in values.items()]
+                return self.block.code(
+                    f"torch.complex({', '.join(parts)})", code, code, needs=(Level.ATOM, Level.ATOM), hint="padded"
+                )
+            number = number.real
+        value = f", value={literal(number)}" if number else ""
         return self.block.code(f"F.pad({{}}, ({amounts}){value})", code, hint="padded")
 
     def _slice(self, view: _View, reading: _Reading) -> None:
