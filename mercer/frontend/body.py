@@ -54,7 +54,17 @@ class Body(Evaluator):
                 return self._for(s)
             case syntax.Require():
                 self._require(s)
+            case syntax.Scan():
+                self.scan(s)
+            case syntax.Carry() | syntax.Emit() | syntax.Until():
+                word = type(s).__name__.lower()
+                hint = "`scan t < n { … }` and `iterate k < n { … }` say how often" if word != "until" else None
+                self.fail("unsupported", f"`{word}` stands directly in the block of a scan", s.span, hint=hint)
         return None
+
+    def scan(self, s: syntax.Scan) -> None:
+        word = "iterate" if s.early else "scan"
+        self.fail("unsupported", f"`{word}` stands in an operator", s.span, hint="move it into an `op`")
 
     def parameter(self, s: syntax.ParamDeclaration) -> None:
         self.fail("unsupported", "only a layer or a model owns parameters", s.span, hint="take it as a tensor argument")
@@ -174,6 +184,7 @@ class Body(Evaluator):
             self.frame.path,
             (*self.frame.chain, name),
             site,
+            self.frame.scans,
         )
         inner = Inline(self.library, self.builder, frame)
         matcher = Matcher(inner, e.span)
@@ -229,14 +240,14 @@ class Collector:
         self.names: set[str] = set()
         self.constants: dict[str, Constant] = {}
         self.steps = 0
-        self._numbers: Counter[str] = Counter()
+        self.numbers: Counter[str] = Counter()
 
     def fresh(self, hint: str) -> str:
         """A name that is not taken yet: the hint, or the hint with a number."""
         name = hint
         while name in self.names:
-            self._numbers[hint] += 1
-            name = f"{hint}.{self._numbers[hint]}"
+            self.numbers[hint] += 1
+            name = f"{hint}.{self.numbers[hint]}"
         self.names.add(name)
         return name
 

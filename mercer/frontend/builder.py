@@ -227,6 +227,21 @@ class Builder:
     def require(self, word: Token, condition: syntax.Expression, message: Token) -> syntax.Require:
         return syntax.Require(condition, self.message(message), self.at(word).to(self.at(message)))
 
+    def scan_statement(
+        self, word: Token, step: syntax.Name, _less: Token, extent: syntax.Expression, body: _Block
+    ) -> syntax.Scan:
+        span = self.at(word).to(body.span)
+        return syntax.Scan(step, extent, str(word) == "iterate", body.statements, span)
+
+    def carry(self, word: Token, target: syntax.Name, axes: Axes | None, value: syntax.Expression) -> syntax.Carry:
+        return syntax.Carry(self.index_assign(target, axes, value), self.at(word).to(value.span))
+
+    def emit(self, word: Token, target: syntax.Name, axes: Axes | None, value: syntax.Expression) -> syntax.Emit:
+        return syntax.Emit(self.index_assign(target, axes, value), self.at(word).to(value.span))
+
+    def until(self, word: Token, condition: syntax.Expression) -> syntax.Until:
+        return syntax.Until(condition, self.at(word).to(condition.span))
+
     # expressions
 
     def integer(self, token: Token) -> syntax.Number:

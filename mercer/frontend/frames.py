@@ -72,6 +72,8 @@ class Frame:
     """Functions and kernels that are being written out here."""
     site: Span | None = None
     """Where the user called, while the body belongs to the standard library."""
+    scans: dict[str, IntExpr] = field(default_factory=dict[str, IntExpr])
+    """The steps of the scans around this place, and how many there are."""
 
     @property
     def default(self) -> DType:

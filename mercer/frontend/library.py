@@ -13,19 +13,19 @@ from typing import cast
 
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import show_shape
-from mercer.frontend.body import Body, Collector, nest
+from mercer.frontend.body import Body, nest
 from mercer.frontend.diagnostics import SOURCES, CompileError, DiagnosticBag, did_you_mean
 from mercer.frontend.evaluator import Evaluator
 from mercer.frontend.frames import DTYPES, Frame, fail, relocated
 from mercer.frontend.parser import Outline, outline, parse, parse_item
+from mercer.frontend.scans import Statements, scan
 from mercer.frontend.signature import Matcher, bind_defaults, type_of
-from mercer.frontend.values import AnyValue, Reference, Static, Tensor, as_attribute, describe
-from mercer.ir.graph import AttributeValue, Constant, KernelValue, Value
+from mercer.frontend.values import AnyValue, Reference, Tensor, as_attribute, describe
+from mercer.ir.graph import AttributeValue, KernelValue, Value
 from mercer.ir.index import Axis, Expr, Read, call
 from mercer.ir.integers import IntExpr
 from mercer.ir.library import Instance
-from mercer.ir.lower import rename
-from mercer.ir.nests import Nest, Primitive, Statement, defined
+from mercer.ir.nests import Primitive
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Array, TensorType
 
@@ -193,7 +193,7 @@ class _OperatorBody(Body):
     ) -> None:
         symbols = frozenset(name for t in operands for dim in t.shape for name in dim.dims())
         site = span if library.is_standard(definition.span) else None
-        super().__init__(library, _Statements(library), Frame({}, symbols=symbols, site=site))
+        super().__init__(library, Statements(library), Frame({}, symbols=symbols, site=site))
         self.definition = definition
         self.types = operands
         self.span = span
@@ -202,7 +202,7 @@ class _OperatorBody(Body):
     def instance(self, attributes: Mapping[str, AttributeValue]) -> Instance:
         definition, scope = self.definition, self.frame.scope
         statements = self.builder
-        assert isinstance(statements, _Statements)
+        assert isinstance(statements, Statements)
         for name, value in attributes.items():
             scope[name] = _from_attribute(value, self.owner)
         bind_defaults(self, definition.attributes, last=False)
@@ -237,7 +237,7 @@ class _OperatorBody(Body):
     def _primitive(self) -> tuple[Tensor, ...]:
         """The operation `NAME` of the backends on all operands, with all attributes."""
         definition, scope, statements = self.definition, self.frame.scope, self.builder
-        assert isinstance(statements, _Statements)
+        assert isinstance(statements, Statements)
         name = definition.name.name
         for attribute in definition.attributes:
             if attribute.name.name not in scope:
@@ -275,41 +275,8 @@ class _OperatorBody(Body):
     def index_statement(self, s: syntax.IndexAssign) -> AnyValue:
         return nest(self, s)
 
-
-class _Statements(Collector):
-    """Collects the statements of one instance; operators that it applies are written out."""
-
-    def __init__(self, library: DefinitionLibrary) -> None:
-        super().__init__()
-        self.library = library
-        self.statements: list[Statement] = []
-
-    def emit(self, target: str, axes: tuple[Axis, ...], body: Expr) -> Tensor:
-        value = Tensor(self.fresh(target), TensorType(body.dtype, tuple(axis.extent for axis in axes)))
-        self.statements.append(Nest(value.name, value.type, axes, body, ()))
-        return value
-
-    def apply(
-        self, operator: str, operands: tuple[Tensor, ...], attributes: dict[str, Static], span: Span
-    ) -> tuple[Tensor, ...]:
-        given = {key: as_attribute(value) for key, value in attributes.items()}
-        instance = self.library.instantiate(operator, [t.type for t in operands], given, span)
-        names = dict(zip(instance.operands, (t.name for t in operands), strict=True))
-        for constant in instance.constants:
-            names[constant.name] = self.constant(_array(constant), constant.name).name
-        for statement in instance.statements:
-            for value in defined(statement):
-                names[value.name] = self.fresh(
-                    operator if value.name in instance.outputs else f"{operator}.{value.name}"
-                )
-            self.statements.append(rename(statement, names, ()))
-        pairs = zip(instance.outputs, instance.results, strict=True)
-        return tuple(Tensor(names[output], type_) for output, type_ in pairs)
-
-
-def _array(constant: Constant) -> Array:
-    assert constant.data.array is not None
-    return constant.data.array
+    def scan(self, s: syntax.Scan) -> None:
+        scan(self, s, dict(zip((p.name.name for p in self.definition.parameters), self.types, strict=True)))
 
 
 # --- operators whose rule does not fit the language -------------------------------------------------------------------
@@ -339,7 +306,7 @@ def _reshape(body: _OperatorBody) -> Tensor:
     if result == x.type.shape:
         return x
     statements = body.builder
-    assert isinstance(statements, _Statements)
+    assert isinstance(statements, Statements)
     value = Value(statements.fresh("y"), TensorType(x.type.dtype, result))
     statements.statements.append(Primitive("reshape", (value,), (x.name,), (), ()))
     return Tensor(value.name, value.type)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import as_expr, to_integer
 from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, View, describe, simplified
 from mercer.ir.index import Const, Read
-from mercer.ir.integers import IntExpr
+from mercer.ir.integers import Computed, Dim, IntExpr, Var
 from mercer.ir.spans import Span
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _check_range(ev: Evaluator, e: syntax.Subscript, tensor: Tensor, indices: li
     """Refuse a read that is out of range for certain values of its indices, where the sizes are known."""
     assert ev.frame.loop is not None
     for axis, (index, size) in enumerate(zip(indices, tensor.type.shape, strict=True)):
-        bounds = bounds_of(index, ev.frame.loop.extents)
+        bounds = bounds_of(index.substitute(_step_as_index(ev)), {**ev.frame.loop.extents, **ev.frame.scans})
         if bounds is None or not size.is_constant:
             continue
         low, high = bounds
@@ -94,6 +95,11 @@ def _check_range(ev: Evaluator, e: syntax.Subscript, tensor: Tensor, indices: li
                 e.span,
                 hint="give a pad value, `[…; pad = 0]`, if the outside is to count as zero",
             )
+
+
+def _step_as_index(ev: Evaluator) -> Callable[[Dim | Var | Computed], IntExpr | None]:
+    """The step of a scan is a dimension to each step; over all steps it is an index that runs."""
+    return lambda atom: IntExpr.var(atom.name) if isinstance(atom, Dim) and atom.name in ev.frame.scans else None
 
 
 def _ellipsis_indices(

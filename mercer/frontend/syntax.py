@@ -271,7 +271,44 @@ class Require:
     span: Span
 
 
-Statement: TypeAlias = Assign | IndexAssign | ParamDeclaration | Return | ReturnIndexed | If | For | Require
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """`scan t < n { body }`, or `iterate t < n { body }`, which may end early: steps that hand on carried tensors."""
+
+    step: Name
+    extent: Expression
+    early: bool
+    body: tuple[Statement, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """`carry h[axes] = e`: a tensor that each step takes from the one before, and its value before the first."""
+
+    statement: IndexAssign
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """`emit y[axes] = e`, where the step is one of the axes: what a step adds to the result `y`."""
+
+    statement: IndexAssign
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """`until e`: the step that makes `e` true is the last."""
+
+    condition: Expression
+    span: Span
+
+
+Statement: TypeAlias = (
+    Assign | IndexAssign | ParamDeclaration | Return | ReturnIndexed | If | For | Require | Scan | Carry | Emit | Until
+)
 
 # --- items ------------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from mercer.ir.functions import NUMPY_REDUCERS, EvaluationError, apply, convert
 from mercer.ir.graph import Value
 from mercer.ir.index import Axis, Call, Computed, Const, Expr, Index, Read, Reduce, Reducer, children, computed
 from mercer.ir.integers import Dim, IntExpr, Var
-from mercer.ir.nests import Nest, Nests, Primitive, Statement, defined
+from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement, defined
 from mercer.ir.primitives import PRIMITIVES
 from mercer.ir.types import Array, DType
 
@@ -51,6 +51,13 @@ def evaluate(
     values = [Value(v.name, v.type) for v in (*nests.inputs, *nests.parameters, *nests.constants)]
     dims = bind_dims((value, arrays[value.name].shape) for value in values)
     tensors = {value.name: _stored(value, arrays[value.name], precision) for value in values}
+    return _run(nests, tensors, dims, precision)
+
+
+def _run(
+    nests: Nests, tensors: dict[str, Array], dims: Mapping[str, int], precision: DType | None
+) -> tuple[Array, ...]:
+    """The outputs, when `tensors` holds everything around the statements."""
     for statement in nests.statements:
         results = evaluate_statement(statement, tensors, dims, precision)
         tensors |= {value.name: array for value, array in zip(defined(statement), results, strict=True)}
@@ -69,6 +76,8 @@ def evaluate_statement(
     """
     dims = dims or {}
     if isinstance(statement, Primitive):
+        if statement.scan is not None:
+            return _scan(statement, statement.scan, tensors, dims, precision)
         if statement.name not in PRIMITIVES:
             raise EvaluationError(f"no such primitive: {statement.name} (known: {', '.join(sorted(PRIMITIVES))})")
         shapes = [concrete(value.type.shape, dims) for value in statement.targets]
@@ -80,6 +89,28 @@ def evaluate_statement(
     with np.errstate(all="ignore"):
         _fill(output, statement, _Scope(statement, tensors, dims, precision, ranges))
     return (output,)
+
+
+def _scan(
+    statement: Primitive, scan: Scan, tensors: Mapping[str, Array], dims: Mapping[str, int], precision: DType | None
+) -> tuple[Array, ...]:
+    operands = [tensors[name] for name in statement.operands]
+    state, around = operands[: scan.carried], operands[scan.carried :]
+    stacked = [
+        np.empty(concrete(value.type.shape, dims), storage(value.type.dtype, precision))
+        for value in statement.targets[scan.carried :]
+    ]
+    (count,) = concrete([scan.extent], dims)
+    names = [value.name for value in scan.body.inputs]
+    for step in range(count):
+        given = dict(zip(names, [*state, *around], strict=True))
+        results = _run(scan.body, given, {**dims, scan.step: step}, precision)
+        state = list(results[: scan.carried])
+        for array, axis, part in zip(stacked, scan.axes, results[scan.carried :], strict=False):
+            array[(slice(None),) * axis + (step,)] = part
+        if scan.until and bool(results[-1]):
+            break
+    return (*state, *stacked)
 
 
 def bind_dims(shapes: Iterable[tuple[Value, tuple[int, ...]]]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from mercer.ir.graph import AttributeValue, Constant, Parameter, Value
 from mercer.ir.index import Axis, Expr
+from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import TensorType
 
@@ -43,6 +44,29 @@ class Primitive:
     operands: tuple[str, ...]
     attributes: tuple[tuple[str, AttributeValue], ...]
     origins: tuple[Origin, ...]
+    scan: Scan | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the primitive `scan` repeats for `step` = 0, 1, …, extent - 1; within `body` the step is a symbolic dim.
+
+    The inputs of `body` are the carried tensors, then what every step reads; the operands of the primitive are the
+    initial values of the former, then the latter. The outputs of `body` are the next values of the carried tensors,
+    then one slice for every entry of `axes`, then, if `until`, a truth value that ends the scan after this step. The
+    targets of the primitive are the last values of the carried tensors, then the slices stacked along their axes.
+    """
+
+    step: str
+    extent: IntExpr
+    body: Nests
+    axes: tuple[int, ...] = ()
+    until: bool = False
+
+    @property
+    def carried(self) -> int:
+        """How many tensors are carried."""
+        return len(self.body.outputs) - len(self.axes) - self.until
 
 
 Statement: TypeAlias = Nest | Primitive

@@ -14,7 +14,7 @@ import numpy as np
 from mercer.ir.graph import AttributeValue, Constant, Graph, Initializer, KernelValue, Node, Parameter, Value
 from mercer.ir.index import FUNCTIONS, Axis, Call, Const, Expr, Index, Read, Reduce, call, children
 from mercer.ir.integers import Atom, Computed, Dim, Extremum, IntExpr, Quotient, Remainder, Var
-from mercer.ir.nests import Nests, Origin, Primitive, Statement
+from mercer.ir.nests import Nests, Origin, Primitive, Scan, Statement
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Array, DType, TensorType
 
@@ -26,7 +26,12 @@ WIDTH = 120
 SHARED = 8
 """A scalar expression of at least this many parts that is used more than once is written once, as `let $0 = ...`."""
 
-RESERVED = frozenset(("and", "or", "not", "true", "false", "none", "inf", "nan", "let", "in"))
+RESERVED = frozenset(
+    (
+        *("and", "or", "not", "true", "false", "none", "inf", "nan", "let", "in"),
+        *("scan", "repeats", "stacked", "until"),
+    )
+)
 
 INFIX: dict[str, tuple[str, int]] = {
     "or": ("or", 1),
@@ -127,7 +132,7 @@ def _node(node: Node | Primitive, names: _Names) -> str:
 
 def _statement(statement: Statement, names: _Names) -> str:
     if isinstance(statement, Primitive):
-        return _node(statement, names)
+        return _node(statement, names) if statement.scan is None else _scan(statement, statement.scan, names)
     element = str(statement.type.dtype)
     if statement.type.shape != tuple(axis.extent for axis in statement.axes):
         element = type_text(statement.type)
@@ -139,6 +144,20 @@ def _statement(statement: Statement, names: _Names) -> str:
     if lets:
         return "\n      ".join([head, *lets, f"in {body}{place}"])
     return f"{head} {body}{place}" if len(head) + len(body) < WIDTH else f"{head}\n      {body}{place}"
+
+
+def _scan(statement: Primitive, scan: Scan, names: _Names) -> str:
+    inner = _Names(())
+    writer = _Writer(names)
+    steps = f"{_word(scan.step)} < {writer.integer(scan.extent)}"
+    operands, origins = names.list(statement.operands), _origins(statement.origins)
+    head = f"{names.typed(statement.targets)} = scan({operands}) {steps}{origins}"
+    body = scan.body
+    stacked = f" stacked [{', '.join(map(str, scan.axes))}]" if scan.axes else ""
+    until = " until" if scan.until else ""
+    repeats = f"  repeats ({inner.typed(body.inputs)}) -> ({inner.list(body.outputs)}){stacked}{until} {{"
+    lines = [head, repeats, *(f"  {_statement(s, inner)}" for s in body.statements), "}"]
+    return "\n  ".join(line.replace("\n", "\n  ") for line in lines)
 
 
 def _place(span: Span) -> str:

@@ -17,7 +17,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 from mercer.ir.graph import AttributeValue, Constant, Graph, Initializer, KernelValue, Node, Parameter, Value
 from mercer.ir.index import FUNCTIONS, Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, call
 from mercer.ir.integers import Computed, IntExpr
-from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement
+from mercer.ir.nests import Nest, Nests, Origin, Primitive, Scan, Statement
 from mercer.ir.printer import VERSION
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Array, Data, DType, TensorType
@@ -213,12 +213,33 @@ class _Reader:
     def statement(self, part: Part) -> Statement:
         if _kind(part) == "nest":
             return self.nest(part)
+        if _kind(part) == "scan":
+            return self.scan(part)
         targets, operator, operands, attributes, place = _slots(part)
         if isinstance(place, Token):
             raise self.error(place, "a statement has origins: the operator, the node and its place in the text")
         read = tuple(self.use(name) for name in _children(operands))
         values = tuple(self.value(value) for value in _children(targets))
         return Primitive(_plain(operator), values, read, self.attributes(attributes), self.origins(place))
+
+    def scan(self, part: Part) -> Primitive:
+        targets, operands, step, extent, origins, inputs, outputs, stacked, until, statements = _slots(part)
+        read = tuple(self.use(name) for name in _children(operands))
+        count = _Scalars(self).integer(extent)
+        around, self.types = self.types, {}
+        body = Nests(
+            "scan",
+            tuple(self.value(part) for part in _children(inputs)),
+            (),
+            (),
+            tuple(self.statement(part) for part in _children(statements)),
+            tuple(self.use(part) for part in _children(outputs)),
+        )
+        self.types = around
+        axes = tuple(int(_token(axis)) for axis in _children(stacked))
+        scan = Scan(_plain(step), count, body, axes, until is not None)
+        values = tuple(self.value(value) for value in _children(targets))
+        return Primitive("scan", values, read, (), self.origins(origins), scan)
 
     def nest(self, part: Part) -> Nest:
         name, axes, element, lets, body, origins = _slots(part)

@@ -17,11 +17,11 @@ from mercer.backends.torch.functions import TORCH_TYPES
 from mercer.backends.torch.primitives import PRIMITIVES
 from mercer.backends.torch.reads import Reader
 from mercer.backends.torch.terms import Algebra, Label, Term, union
-from mercer.ir.graph import Constant
+from mercer.ir.graph import Constant, Value
 from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, computed, substitute
 from mercer.ir.integers import ONE, ZERO, Computed, Dim, IntExpr, Var
 from mercer.ir.library import Instance
-from mercer.ir.nests import Nest, Primitive, Statement
+from mercer.ir.nests import Nest, Primitive, Scan, Statement
 from mercer.ir.types import DType, TensorType
 from mercer.runtime.errors import MercerError
 
@@ -54,7 +54,7 @@ def helper(instance: Instance, operands: Sequence[TensorType], literals: Mapping
     for statement in instance.statements:
         lowering.statement(statement)
     results = ", ".join(lowering.python[name] for name in instance.outputs)
-    body = lowering.block.lines()
+    body = [*lowering.definitions, *lowering.block.lines()]
     if body and len(instance.outputs) == 1 and body[-1].startswith(f"{results} = "):
         body[-1] = f"return {body[-1].removeprefix(f'{results} = ')}"
     else:
@@ -111,6 +111,7 @@ class _Lowering:
         self.types = types
         self.python = python
         self.literals = literals
+        self.definitions: list[str] = []
         device = next((f"{name}.device" for name in python.values()), None)
         dtypes: dict[DType, str] = {}
         for name, argument in python.items():
@@ -128,6 +129,9 @@ class _Lowering:
                 self.primitive(statement)
 
     def primitive(self, statement: Primitive) -> None:
+        if statement.scan is not None:
+            self.scan(statement, statement.scan)
+            return
         rule = PRIMITIVES.get(statement.name)
         if rule is None:
             raise MercerError(
@@ -137,6 +141,52 @@ class _Lowering:
         for target, code in zip(statement.targets, rule(self.algebra, statement, operands), strict=True):
             self.types[target.name] = target.type
             self.python[target.name] = self.block.assign(target.name, code)
+
+    def scan(self, statement: Primitive, scan: Scan) -> None:
+        """A local function with the loop, and a call of it."""
+        dims = {dim for type in self.types.values() for extent in type.shape for dim in extent.dims()}
+        names = Names(dims | {scan.step})
+        types = {value.name: value.type for value in scan.body.inputs}
+        python = {name: names.new(name) for name in types}
+        arguments = list(python.values())
+        inner = _Lowering(Block(names), types, python, {})
+        for step in scan.body.statements:
+            inner.statement(step)
+        results = [inner.python[name] for name in scan.body.outputs]
+        slices = results[scan.carried : scan.carried + len(scan.axes)]
+        lists = [names.new(f"{name}_steps") for name in slices]
+        state, following = ", ".join(arguments[: scan.carried]), ", ".join(results[: scan.carried])
+        lines = [*inner.definitions, *inner.block.lines(), f"{state} = {following}"]
+        lines += [f"{steps}.append({name})" for steps, name in zip(lists, slices, strict=True)]
+        lines += [f"if {results[-1]}:", "    break"] if scan.until else []
+        targets = statement.targets[scan.carried :]
+        stacked = [self.stacked(*each) for each in zip(lists, scan.axes, targets, strict=True)]
+        name = self.block.names.new("scan")
+        count = self.block.inline(self.algebra.count(scan.extent).code)
+        self.definitions += [
+            f"def {name}({', '.join(arguments)}):",
+            *(f"    {steps} = []" for steps in lists),
+            f"    for {scan.step} in range({count}):",
+            *(f"        {line}" for line in lines),
+            f"    return {', '.join([*arguments[: scan.carried], *stacked])}",
+        ]
+        operands = [self.block.leaf(self.python[operand]) for operand in statement.operands]
+        call = self.block.code(f"{name}({', '.join('{}' for _ in operands)})", *operands, hint="last")
+        for number, target in enumerate(statement.targets):
+            code = call if len(statement.targets) == 1 else self.block.postfix(f"{{}}[{number}]", call)
+            self.types[target.name] = target.type
+            self.python[target.name] = self.block.assign(target.name, code)
+
+    def stacked(self, steps: str, axis: int, target: Value) -> str:
+        """The slices of all steps as one tensor."""
+        text = f"torch.stack({steps}, {axis})"
+        extent = target.type.shape[axis]
+        if extent.is_constant and extent.value > 0:
+            return text
+        sizes = [self.block.inline(self.algebra.count(size).code) for size in target.type.shape]
+        shape = ", ".join(sizes) if len(sizes) > 1 else f"{sizes[0]},"
+        dtype = self.algebra.dtype(target.type.dtype)
+        return f"{text} if {steps} else torch.empty(({shape}), dtype={dtype}{self.algebra.on_device})"
 
     def nest(self, nest: Nest) -> Code:
         scope = {axis.name: Label(i, axis.name, axis.extent) for i, axis in enumerate(nest.axes)}
