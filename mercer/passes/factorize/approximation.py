@@ -21,9 +21,10 @@ from mercer.ir.spans import NOWHERE
 from mercer.ir.types import Array, Data, DType, TensorType
 from mercer.passes.calibration import SYMBOLIC_EXTENT, Calibration, relative_error
 from mercer.passes.ledger import Exactness, LedgerEntry
-from mercer.passes.manager import Level, Pass, PassContext
+from mercer.passes.manager import Level, Pass, PassContext, PipelineError
 from mercer.passes.patterns import Match
 from mercer.passes.rewrite import Builder, Outcome, Outcomes, Refusal, Rewrite, RewriteStatistics, apply_rewrites
+from mercer.runtime.errors import nearest
 
 Matrix = npt.NDArray[np.float64]
 
@@ -147,6 +148,11 @@ def stored(values: npt.NDArray[Any], dtype: DType) -> Array:
     return np.ascontiguousarray(values).astype(cast(Any, dtype.numpy))
 
 
+def solved(matrix: Matrix, right: Matrix, tolerance: float) -> Matrix:
+    """The least-squares solution of matrix X = right; singular values below that part of the largest count as zero."""
+    return np.linalg.lstsq(matrix, right, rcond=tolerance)[0].astype(np.float64, copy=False)
+
+
 def compute(
     library: Library,
     operator: str,
@@ -164,3 +170,12 @@ def compute(
     graph = Graph(operator, (), (), constants, (node,), ("result",))
     (array,) = evaluate(lower(graph, library), {}, {}, DType.F64)
     return array.astype(np.float64)
+
+
+def one_of(each: Pass, option: str, allowed: Sequence[str]) -> None:
+    """Raise PipelineError when an option has none of the allowed values."""
+    given = getattr(each, option)
+    if given not in allowed:
+        near = nearest(given, allowed)
+        hint = f"did you mean `{near}`?" if near else f"there are: {', '.join(allowed)}"
+        raise PipelineError(f"the option `{option}` of the pass `{each.name}` cannot be `{given}`", hint)
