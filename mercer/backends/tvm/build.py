@@ -13,10 +13,10 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
-from mercer.backends.tvm import cuda, function
+from mercer.backends.tvm import cuda, function, primitives
 from mercer.backends.tvm.complex_pairs import split
+from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
-from mercer.backends.tvm.primitives import PRIMITIVES
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
@@ -78,8 +78,8 @@ class _Call:
     """
 
     work: function.Work
-    operands: tuple[function.Operand, ...]
-    results: tuple[function.Operand, ...]
+    operands: tuple[Operand, ...]
+    results: tuple[Operand, ...]
     family: str
     detail: str
     origins: tuple[Origin, ...]
@@ -140,7 +140,7 @@ class _Plan:
                 self.types[nest.target] = nest.type
                 self.add(nest)
         operands = function.operands(schedule, self.types)
-        result = function.Operand(statement.target, statement.type)
+        result = Operand(statement.target, statement.type)
         content = _content(schedule, operands, statement.type)
         self.calls.append(
             _Call(schedule, operands, (result,), schedule.family, schedule.detail, statement.origins, content)
@@ -150,13 +150,9 @@ class _Plan:
         if statement.name == "reshape":
             self._add_view(statement)
             return
-        rule = PRIMITIVES.get(statement.name)
-        if rule is None:
-            place = f" at {statement.origins[0].span}" if statement.origins else ""
-            raise UnsupportedError(f"the tvm backend has no primitive {statement.name}{place}")
-        kernel = rule(statement, self.types)
-        operands = tuple(function.Operand(name, self.types[name]) for name in dict.fromkeys(statement.operands))
-        results = tuple(function.Operand(value.name, value.type) for value in statement.targets)
+        kernel = primitives.kernel(statement, self.types, self.target)
+        operands = tuple(Operand(name, self.types[name]) for name in dict.fromkeys(statement.operands))
+        results = tuple(Operand(value.name, value.type) for value in statement.targets)
         self.types |= {operand.name: operand.type for operand in kernel.scratch}
         call = _Call(
             kernel, operands, (*results, *kernel.scratch), statement.name, kernel.detail, statement.origins, statement
@@ -289,7 +285,7 @@ class _Functions:
         return next(name for name in names if name not in taken)
 
 
-def _content(schedule: Schedule, operands: Iterable[function.Operand], output: TensorType) -> Any:
+def _content(schedule: Schedule, operands: Iterable[Operand], output: TensorType) -> Any:
     """Equal for schedules that compute the same of operands of the same types."""
     names = {operand.name: f"p{i}" for i, operand in enumerate(operands)}
 

@@ -11,7 +11,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import elements, flatten
-from mercer.backends.tvm.function import Operand, Work, argument, dims_of, scope_of
+from mercer.backends.tvm.function import Work, argument, dims_of, scope_of
+from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules.common import Problem, Schedule, at_outer, operations
 from mercer.backends.tvm.schedules.normalize import normalize

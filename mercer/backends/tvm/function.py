@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import tvm
@@ -12,6 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import elements
+from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, Tensor, int64
 from mercer.backends.tvm.scalar import memory_type, tir_type
 from mercer.backends.tvm.schedules.common import Schedule
@@ -22,14 +22,6 @@ from mercer.ir.types import TensorType
 
 GRAIN = 4000.0
 """Nanoseconds of estimated work below which a thread is not worth waking."""
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor argument under the name by which the nest reads it."""
-
-    name: str
-    type: TensorType
 
 
 class Work(Protocol):

@@ -26,10 +26,15 @@ def int64(value: int) -> TirExpr:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in memory: a flat TIR buffer and the type that gives it a shape."""
+    """A tensor in memory: a flat TIR buffer, the type that gives it a shape, and where in the buffer it begins."""
 
     buffer: Any
     type: TensorType
+    start: TirExpr = None
+
+    def place(self, position: TirExpr) -> TirExpr:
+        """Where in the buffer the element at a row-major position lies."""
+        return position if self.start is None else position + vm.broadcast(self.start, vm.lanes(position))
 
 
 @dataclass(frozen=True)
@@ -190,10 +195,10 @@ class Scope:
         return vm.select(condition, self.load(tensor, flatten(clamped, tensor.type)), pad)
 
     def load(self, tensor: Tensor, flat: IntExpr) -> TirExpr:
-        return unpack(tensor.buffer[self.integer(flat)], tensor.type.dtype)
+        return unpack(tensor.buffer[tensor.place(self.integer(flat))], tensor.type.dtype)
 
     def store(self, tensor: Tensor, flat: IntExpr, value: TirExpr) -> None:
-        place = self.integer(flat)
+        place = tensor.place(self.integer(flat))
         T.buffer_store(tensor.buffer, vm.broadcast(pack(value, tensor.type.dtype), vm.lanes(place)), [place])
 
     # --- integers -----------------------------------------------------------------------------------------------------

@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.function import Operand
+from mercer.backends.tvm import scan, vector_math as vm
+from mercer.backends.tvm.kernel import Kernel, Operand, rows
 from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.scalar import UnsupportedError
+from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.integers import ONE, IntExpr
 from mercer.ir.nests import Primitive
 from mercer.ir.types import TensorType
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """How a primitive is computed: `emit(scope, i)` writes the code of unit i of `count` independent ones.
-
-    The scope has the operands and targets under their names, and `scratch`, which lasts as long as the call. `cost`
-    estimates one unit in nanoseconds; `detail` says how it is done.
-    """
-
-    detail: str
-    count: IntExpr
-    cost: float
-    emit: Callable[[Scope, TirExpr], None]
-    scratch: tuple[Operand, ...] = ()
-
 
 Rule: TypeAlias = Callable[[Primitive, Mapping[str, TensorType]], Kernel]
 
 
-def rows(type: TensorType) -> IntExpr:
-    """How many vectors along the last axis a tensor has."""
-    return math.prod(type.shape[:-1], start=ONE)
+def kernel(statement: Primitive, types: Mapping[str, TensorType], target: Target) -> Kernel:
+    """The kernel of any primitive except `reshape`. Raises UnsupportedError."""
+    if statement.scan is not None:
+        return scan.kernel(statement, statement.scan, target, partial(kernel, target=target))
+    rule = PRIMITIVES.get(statement.name)
+    if rule is None:
+        place = f" at {statement.origins[0].span}" if statement.origins else ""
+        raise UnsupportedError(f"the tvm backend has no primitive {statement.name}{place}")
+    return rule(statement, types)
 
 
 def _argsort(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:

@@ -1,0 +1,246 @@
+"""A scan as TIR: independent rows in parallel, the steps of a row in order, the statements of a step as scheduled.
+
+Leading axes that no statement of the body mixes make rows, whose steps do not wait for each other. The state of a row
+lives where its last value is wanted; a statement that reads only the element which it replaces, and computes each once,
+writes over it. A slice that lies in one piece is written where it is stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.analysis import elements, flatten
+from mercer.backends.tvm.function import Work
+from mercer.backends.tvm.kernel import Kernel, Operand
+from mercer.backends.tvm.lower import Scope, Tensor, int64, loops
+from mercer.backends.tvm.schedules import generic
+from mercer.backends.tvm.schedules.choose import choose
+from mercer.backends.tvm.schedules.common import Problem, count, size, unravel
+from mercer.backends.tvm.target import Target
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.index import Axis, Expr, Read, reads, substitute, transform
+from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.lower import read_names
+from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement, defined
+from mercer.ir.types import TensorType
+
+Rule = Callable[[Primitive, Mapping[str, TensorType]], Kernel]
+
+
+def kernel(statement: Primitive, scan: Scan, target: Target, rule: Rule) -> Kernel:
+    """The kernel of a scan; `rule` gives those of primitives inside of it."""
+    return _Scan(statement, scan, target, rule).kernel()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One statement of the body: what it computes, and the scratch of a primitive by its name there and here."""
+
+    work: Work
+    scratch: tuple[tuple[str, str], ...] = ()
+
+
+class _Scan:
+    """Names are those of the body; what lies around it has the names of the statement."""
+
+    def __init__(self, statement: Primitive, scan: Scan, target: Target, rule: Rule) -> None:
+        self.statement, self.scan, self.target, self.rule = statement, scan, target, rule
+        self.body = _distinct_outputs(scan)
+        self.types = self.body.types()
+        carried = scan.carried
+        self.carried = [value.name for value in self.body.inputs[:carried]]
+        self.following = self.body.outputs[:carried]
+        self.slices = self.body.outputs[carried : carried + len(scan.axes)]
+        self.computed = [value.name for s in self.body.statements for value in defined(s)]
+        self.own = {*self.carried, *self.computed}
+        names = [value.name for value in self.body.inputs[carried:]]
+        self.around = dict(zip(names, statement.operands[carried:], strict=True))
+        self.rows = self._rows()
+        depth = len(self.rows)
+        self.local = {name: TensorType(self.types[name].dtype, self.types[name].shape[depth:]) for name in self.own}
+        self.prefix = statement.targets[0].name
+        self.scratch: list[Operand] = []
+        self.once: set[str] = set()
+        self.steps = [self._step(s) for s in self.body.statements if not _is_view(s)]
+        self.replaced = self._replaced()
+        self.stacked = {
+            name: target.name
+            for name, target, axis in zip(self.slices, statement.targets[carried:], scan.axes, strict=True)
+            if axis == depth
+        }
+        views = [s for s in self.body.statements if isinstance(s, Primitive) and _is_view(s)]
+        self.views = {s.targets[0].name: s.operands[0] for s in views}
+        placed = {*self.replaced, *self.stacked, *self.views}
+        self.kept = [name for name in self.computed if name not in placed]
+        self.scratch += [Operand(self._outer(name), self.types[name]) for name in self.kept]
+
+    def kernel(self) -> Kernel:
+        cost = size(self.scan.extent) * sum(step.work.cost * size(step.work.count) for step in self.steps)
+        return Kernel(f"{len(self.rows)} axes of rows", count(self.rows), cost, self.emit, tuple(self.scratch))
+
+    # --- decisions ----------------------------------------------------------------------------------------------------
+
+    def _rows(self) -> tuple[Axis, ...]:
+        """Leading axes along which every tensor of the body is read only where it is written; one axis stays inside."""
+        nests = [s for s in self.body.statements if isinstance(s, Nest)]
+        if len(nests) != len(self.body.statements):
+            return ()
+        rows: list[Axis] = []
+        shapes = [self.types[name].shape for name in self.own]
+        for k in range(min(map(len, shapes)) - 1):
+            same = {shape[k] for shape in shapes}
+            straight = all(
+                read.indices[k] == IntExpr.var(nest.axes[k].name)
+                for nest in nests
+                for read in reads(nest.body)
+                if read.tensor in self.own
+            )
+            if len(same) > 1 or not straight:
+                break
+            rows.append(Axis(f"row{k}", same.pop()))
+        return tuple(rows)
+
+    def _step(self, statement: Statement) -> _Step:
+        types = {**self.types, **self.local}
+        if isinstance(statement, Nest):
+            problem = Problem(self._within_row(statement), types, {}, self.target)
+            schedule = generic.plan(problem, "inside of a scan") if self.target.is_cuda else choose(problem)
+            if schedule.before or schedule.constants:
+                schedule = generic.plan(problem, "inside of a scan")
+            if schedule.family == "generic":
+                self.once.add(statement.target)
+            return _Step(schedule)
+        work = self.rule(statement, types)
+        scratch = [Operand(self._outer(operand.name), operand.type) for operand in work.scratch]
+        self.scratch += scratch
+        return _Step(work, tuple((a.name, b.name) for a, b in zip(work.scratch, scratch, strict=True)))
+
+    def _outer(self, name: str) -> str:
+        return f"{self.prefix}.{name}"
+
+    def _within_row(self, nest: Nest) -> Nest:
+        """The nest of one row: the indices of its leading axes are those of the row."""
+        depth = len(self.rows)
+        places = {axis.name: IntExpr.var(row.name) for axis, row in zip(nest.axes, self.rows, strict=False)}
+
+        def change(expr: Expr) -> Expr:
+            own = isinstance(expr, Read) and expr.tensor in self.own
+            return replace(expr, indices=expr.indices[depth:]) if own and isinstance(expr, Read) else expr
+
+        body = substitute(transform(nest.body, change), places)
+        return replace(nest, type=self.local[nest.target], axes=nest.axes[depth:], body=body)
+
+    def _replaced(self) -> dict[str, str]:
+        """Next values that are written over the carried ones."""
+        found: dict[str, str] = {}
+        for old, new in zip(self.carried, self.following, strict=True):
+            users = [s for s in self.body.statements if old in read_names(s)]
+            author = next((s for s in self.body.statements if any(v.name == new for v in defined(s))), None)
+            if not isinstance(author, Nest) or old in self.body.outputs or new not in self.once:
+                continue
+            here = tuple(IntExpr.var(axis.name) for axis in author.axes)
+            straight = all(read.indices == here for read in reads(author.body) if read.tensor == old)
+            position = self.body.statements.index(author)
+            if straight and all(self.body.statements.index(user) <= position for user in users):
+                found[new] = old
+        return found
+
+    # --- code ---------------------------------------------------------------------------------------------------------
+
+    def emit(self, scope: Scope, row: TirExpr) -> None:
+        scan, targets = self.scan, [value.name for value in self.statement.targets]
+        places = unravel(scope, self.rows, row)
+
+        def part(outer: str, type: TensorType) -> Tensor:
+            return Tensor(scope.tensors[outer].buffer, type, T.bind(row * scope.integer(elements(type.shape))))
+
+        tensors = {name: scope.tensors[outer] for name, outer in self.around.items()}
+        tensors |= {name: part(outer, self.local[name]) for name, outer in zip(self.carried, targets, strict=False)}
+        tensors |= {name: part(self._outer(name), self.local[name]) for name in self.kept}
+        tensors |= {there: scope.tensors[here] for step in self.steps for there, here in step.scratch}
+        tensors |= {new: tensors[old] for new, old in self.replaced.items()}
+        outside = Scope(tensors, dict(scope.dims), {}, {}).inside(self.rows, places)
+        for name, operand in zip(self.carried, self.statement.operands, strict=False):
+            _copy(outside, part(operand, self.local[name]), tensors[name])
+        done = vm.registers(1, "bool")
+        if scan.until:
+            T.buffer_store(done, tirx.const(False, "bool"), [0])
+        with T.serial(int64(0), scope.integer(scan.extent)) as step:
+
+            def slice_of(name: str) -> Tensor:
+                start = (row * scope.integer(scan.extent) + step) * scope.integer(elements(self.local[name].shape))
+                return Tensor(scope.tensors[self.stacked[name]].buffer, self.local[name], T.bind(start))
+
+            if not scan.until:
+                self._emit_step(scope, outside, step, {name: slice_of(name) for name in self.stacked})
+                return
+            with T.If(tirx.Not(done[0])):
+                with T.Then():
+                    inside = self._emit_step(scope, outside, step, {})
+                    T.buffer_store(done, inside.load(inside.tensors[self.body.outputs[-1]], ZERO), [0])
+
+    def _emit_step(self, scope: Scope, outside: Scope, step: TirExpr, slices: Mapping[str, Tensor]) -> Scope:
+        tensors = {**outside.tensors, **slices}
+        for name, source in self.views.items():
+            tensors[name] = replace(tensors[source], type=self.local[name])
+        dims = {**outside.dims, self.scan.step: step}
+        inside = replace(outside, tensors=tensors, dims=dims, done={}, outer=None)
+        for each in self.steps:
+            with T.serial(int64(0), inside.integer(each.work.count)) as i:
+                each.work.emit(replace(inside, done={}), i)
+        for old, new in zip(self.carried, self.following, strict=True):
+            if new != old and new not in self.replaced:
+                _copy(inside, tensors[new], tensors[old])
+        for name, target, axis in self._scattered():
+            self._stack(inside, tensors[name], scope.tensors[target], axis, step)
+        return inside
+
+    def _scattered(self) -> Sequence[tuple[str, str, int]]:
+        """Slices that do not lie in one piece: the name, where they are stacked, along which axis."""
+        targets = self.statement.targets[len(self.carried) :]
+        each = zip(self.slices, targets, self.scan.axes, strict=True)
+        return [(name, target.name, axis) for name, target, axis in each if name not in self.stacked]
+
+    def _stack(self, inside: Scope, slice_: Tensor, whole: Tensor, axis: int, step: TirExpr) -> None:
+        depth = len(self.rows)
+        axes = [Axis(f"s{k}", extent) for k, extent in enumerate(slice_.type.shape)]
+        indices = [IntExpr.var(a.name) for a in axes]
+        every = [*(IntExpr.var(row.name) for row in self.rows), *indices]
+        assert depth <= len(every)
+        every.insert(axis, IntExpr.dim(self.scan.step))
+
+        def element(scope: Scope) -> None:
+            scope.store(whole, flatten(every, whole.type), scope.load(slice_, flatten(indices, slice_.type)))
+
+        loops(inside, axes, element)
+
+
+def _is_view(statement: Statement) -> bool:
+    return isinstance(statement, Primitive) and statement.name == "reshape"
+
+
+def _copy(scope: Scope, source: Tensor, target: Tensor) -> None:
+    with T.serial(int64(0), scope.integer(elements(target.type.shape))) as i:
+        T.buffer_store(target.buffer, source.buffer[source.place(i)], [target.place(i)])
+
+
+def _distinct_outputs(scan: Scan) -> Nests:
+    """The body with outputs that are computed by a statement each, except for carried tensors that stay as they are."""
+    body, types = scan.body, scan.body.types()
+    carried = [value.name for value in body.inputs[: scan.carried]]
+    computed = {value.name for s in body.statements if not _is_view(s) for value in defined(s)}
+    statements, outputs = list(body.statements), list[str]()
+    for number, name in enumerate(body.outputs):
+        unchanged = number < scan.carried and name == carried[number]
+        if not unchanged and (name not in computed or name in outputs):
+            axes = tuple(Axis(f"i{k}", extent) for k, extent in enumerate(types[name].shape))
+            read = Read(name, tuple(IntExpr.var(axis.name) for axis in axes), types[name].dtype)
+            name = f"{name}.output{number}"
+            statements.append(Nest(name, TensorType(read.dtype, tuple(a.extent for a in axes)), axes, read, ()))
+        outputs.append(name)
+    return replace(body, statements=tuple(statements), outputs=tuple(outputs))
