@@ -121,6 +121,8 @@ class Pass:
 
     name: ClassVar[str]
     level: ClassVar[Level]
+    source: ClassVar[str] = ""
+    """The paper that the pass comes from."""
 
     def apply(self, program: Program, context: PassContext) -> Program:
         """The program after the pass; the one that is given stays as it is."""

@@ -33,7 +33,10 @@ INFERENCE: tuple[Pass, ...] = (
 )
 """From a program with its weights to the nests that a backend compiles."""
 
-PASSES: dict[str, type[Pass]] = {each.name: each for each in map(type, INFERENCE)}
+FACTORIZE: tuple[type[Pass], ...] = ()
+"""Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
+
+PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE)}
 """Every pass by the name that a pipeline uses."""
 
 
