@@ -139,8 +139,17 @@ def known_array(match: Match, capture: str) -> Matrix | Refusal:
         return Refusal(f"the {capture} %{name} is not a constant")
     if not found.type.dtype.is_float:
         return Refusal(f"the {capture} %{name} is {found.type.dtype}, not a float")
-    array = found.data.array.astype(np.float64)
-    return array if np.isfinite(array).all() else Refusal(f"the {capture} %{name} is not finite")
+    array = array_of(found)
+    return Refusal(f"the {capture} %{name} is not finite") if array is None else array
+
+
+def array_of(constant: Constant) -> Matrix | None:
+    """The contents in f64; None when they are not known, not real or not finite."""
+    array = constant.data.array
+    if array is None or not constant.type.dtype.is_float:
+        return None
+    values = array.astype(np.float64)
+    return values if np.isfinite(values).all() else None
 
 
 def stored(values: npt.NDArray[Any], dtype: DType) -> Array:

@@ -32,6 +32,8 @@ class Result:
 
     @property
     def error(self) -> float:
+        """Measured from outside, of a pass that did something."""
+        assert self.ledger.fired(), [entry.reason for entry in self.ledger.entries]
         left, right = self.outputs
         return float(np.linalg.norm(right - left) / np.linalg.norm(left))
 
