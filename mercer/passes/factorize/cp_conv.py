@@ -34,6 +34,9 @@ class CpConv(Approximation):
     """
 
     name: ClassVar[str] = "cp_conv"
+    source: ClassVar[str] = (
+        "Lebedev et al. 2015, Speeding-up convolutional neural networks using fine-tuned CP-decomposition"
+    )
     rank: int = 16
     iterations: int = 300
     starts: int = 2

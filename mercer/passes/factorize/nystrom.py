@@ -30,6 +30,7 @@ class Nystrom(Approximation):
     """
 
     name: ClassVar[str] = "nystrom"
+    source: ClassVar[str] = "Williams and Seeger 2001, Using the Nystrom method to speed up kernel machines"
     count: int = 64
     landmarks: str = "pivoted"
     seed: int = 0

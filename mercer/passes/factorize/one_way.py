@@ -29,6 +29,7 @@ class OneWay(Approximation):
     """
 
     name: ClassVar[str] = "one_way"
+    source: ClassVar[str] = "Jaderberg et al. 2014, Speeding up convolutional neural networks with low rank expansions"
     rank: int = 8
 
     def rewrites(self, calibration: Calibration) -> Sequence[Rewrite]:

@@ -35,6 +35,7 @@ class Projection(Approximation):
     """
 
     name: ClassVar[str] = "projection"
+    source: ClassVar[str] = "Johnson and Lindenstrauss 1984, Extensions of Lipschitz mappings into a Hilbert space"
     dim: int = 32
     matrix: str = "orthogonal"
     seed: int = 0

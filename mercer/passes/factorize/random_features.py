@@ -35,6 +35,7 @@ class RandomFeatures(Approximation):
     """
 
     name: ClassVar[str] = "random_features"
+    source: ClassVar[str] = "Rahimi and Recht 2007, Random features for large-scale kernel machines"
     count: int = 64
     coupling: str = "orthogonal"
     features: str = "fourier"

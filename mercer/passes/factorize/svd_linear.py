@@ -25,6 +25,7 @@ class SvdLinear(Approximation):
     """
 
     name: ClassVar[str] = "svd_linear"
+    source: ClassVar[str] = "Denton et al. 2014, Exploiting linear structure within convolutional networks"
     rank: int = 16
 
     def rewrites(self, calibration: Calibration) -> Sequence[Rewrite]:

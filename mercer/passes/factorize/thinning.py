@@ -35,6 +35,7 @@ class Thinning(Approximation):
     """
 
     name: ClassVar[str] = "thinning"
+    source: ClassVar[str] = "Dwivedi and Mackey 2022, Generalized kernel thinning"
     count: int = 64
     method: str = "greedy"
     refit: bool = True

@@ -29,6 +29,7 @@ class TuckerConv(Approximation):
     """
 
     name: ClassVar[str] = "tucker_conv"
+    source: ClassVar[str] = "Kim et al. 2016, Compression of deep CNNs for fast and low power mobile applications"
     rank_in: int = 8
     rank_out: int = 8
     iterations: int = 8
