@@ -33,5 +33,16 @@ def _argsort(statement: Primitive, operands: Sequence[Array], _: Sequence[tuple[
     return (order.astype(np.int32),)
 
 
-PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort}
+def _fourier(statement: Primitive, operands: Sequence[Array], _: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+    """Computed in f64 along the last axis and rounded once."""
+    (x,) = operands
+    transform = np.fft.fft if statement.name == "fft" else np.fft.ifft
+    wide = x.astype(np.complex128)
+    return ((transform(wide) if x.shape[-1] else wide).astype(x.dtype),)
+
+
+OF_KNOWN_LENGTH = frozenset(("fft", "ifft"))
+"""Those whose last axis must have a length that is a number."""
+
+PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort, "fft": _fourier, "ifft": _fourier}
 """Rules by name: (statement, operands, shapes of the results) -> results."""

@@ -24,5 +24,9 @@ def _argsort(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -
     return [algebra.block.postfix(call, operands[0])]
 
 
-PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort}
+def _fourier(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -> list[Code]:
+    return [algebra.block.code(f"torch.fft.{statement.name}({{}})", operands[0], hint="spectrum")]
+
+
+PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort, "fft": _fourier, "ifft": _fourier}
 """Rules by name: (statement, operands) -> one expression for each target."""

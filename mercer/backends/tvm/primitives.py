@@ -10,7 +10,7 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import scan, vector_math as vm
+from mercer.backends.tvm import fft, scan, vector_math as vm
 from mercer.backends.tvm.kernel import Kernel, Operand, rows
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import UnsupportedError
@@ -82,5 +82,5 @@ def _argsort(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
     return Kernel("merge sort", rows(types[x]), 3.0 * typical * max(1.0, math.log2(max(typical, 2))), emit, (spare,))
 
 
-PRIMITIVES: dict[str, Rule] = {"argsort": _argsort}
+PRIMITIVES: dict[str, Rule] = {"argsort": _argsort, "fft": fft.kernel, "ifft": fft.kernel}
 """Rules by name. `reshape` is no code at all: build.py knows it as a view."""
