@@ -7,6 +7,7 @@ from mercer.passes.bind import Bind
 from mercer.passes.canonical import Canonical
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
+from mercer.passes.factorize.merge_branches import MergeBranches
 from mercer.passes.fold import Fold
 from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
@@ -33,7 +34,9 @@ INFERENCE: tuple[Pass, ...] = (
 )
 """From a program with its weights to the nests that a backend compiles."""
 
-FACTORIZE: tuple[type[Pass], ...] = ()
+FACTORIZE: tuple[type[Pass], ...] = (
+    MergeBranches,
+)
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
 PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE)}
