@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from math import gcd, prod
@@ -13,7 +13,8 @@ import numpy as np
 from mercer.ir.graph import AttributeValue, Node
 from mercer.ir.types import DType, TensorType
 from mercer.passes.factorize.approximation import Matrix, operations, stored
-from mercer.passes.factorize.convolutions import SPATIAL, Geometry, geometry_of
+from mercer.passes.factorize.contractions import geometry_of, grouped, known, per_axis, shared
+from mercer.passes.factorize.convolutions import SPATIAL, Geometry
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import RewritePass
 from mercer.passes.patterns import Match, Scope, any_node
@@ -78,7 +79,10 @@ class MergeBranches(RewritePass):
 
 @dataclass(frozen=True)
 class Branch:
-    """weight[o, c/groups, window...] over `x`, plus bias[o], and the nodes that say so; `obstacle`: why they must stay."""
+    """weight[o, c/groups, window...] over `x`, plus bias[o], and the nodes that say so.
+
+    An `obstacle` is the reason why they must stay.
+    """
 
     x: str
     dtype: DType
@@ -98,17 +102,6 @@ class Branch:
         """Where the taps of a spatial axis lie, relative to the position that the stride gives."""
         dilation, pad = self.geometry.dilation[axis], self.geometry.pad[axis]
         return range(-pad, dilation * self.window[axis] - pad, dilation)
-
-    def grouped(self, groups: int) -> Matrix:
-        """The weight for a number of groups that divides its own, with zeros where it had none."""
-        share = self.groups // groups
-        outputs, channels = self.weight.shape[:2]
-        wide = np.zeros((outputs, channels * share, *self.window))
-        for group in range(self.groups):
-            rows = slice(group * outputs // self.groups, (group + 1) * outputs // self.groups)
-            start = group % share * channels
-            wide[rows, start : start + channels] = self.weight[rows]
-        return wide
 
     def build(self, build: Builder) -> str:
         """The convolution, and its bias if there is one."""
@@ -143,10 +136,12 @@ def added(left: Branch, right: Branch) -> Branch | Refusal:
     ]
     groups = gcd(left.groups, right.groups)
     window = [(end - start) // step + 1 for start, end, step in zip(starts, ends, steps, strict=True)]
-    weight = np.zeros((len(left.weight), left.grouped(groups).shape[1], *window))
+    weight = np.zeros((len(left.weight), left.weight.shape[1] * (left.groups // groups), *window))
     for branch in (left, right):
         taps = [[(offset - starts[i]) // steps[i] for offset in branch.offsets(i)] for i in axes]
-        weight[np.ix_(range(weight.shape[0]), range(weight.shape[1]), *taps)] += branch.grouped(groups)
+        weight[np.ix_(range(weight.shape[0]), range(weight.shape[1]), *taps)] += grouped(
+            branch.weight, branch.groups, groups
+        )
     biases = [branch.bias for branch in (left, right) if branch.bias is not None]
     bias = np.sum(biases, axis=0) if biases else None
     geometry = Geometry(stride, tuple(-start for start in starts), tuple(steps))
@@ -182,13 +177,13 @@ def _branches(name: str, kind: TensorType, scope: Scope) -> Iterator[Branch]:
         return
     feeder, bias, biased = scope.producer(name), None, ()
     if feeder is not None and feeder.operator == "bias_add":
-        bias = _known(feeder.operands[1], scope)
+        bias = known(feeder.operands[1], scope)
         biased = (feeder,)
         feeder = scope.producer(feeder.operands[0])
     branch = _of_node(feeder, scope) if feeder is not None else None
     if branch is not None:
         nodes = (*biased, *branch.nodes)
-        obstacle = branch.obstacle or _shared(nodes, scope)
+        obstacle = branch.obstacle or shared(nodes, scope)
         if biased and bias is None:
             obstacle = f"the bias %{biased[0].operands[1]} is not a constant"
         yield replace(branch, bias=bias, nodes=nodes, obstacle=obstacle)
@@ -202,9 +197,8 @@ def _of_node(feeder: Node, scope: Scope) -> Branch | None:
     kind = scope.type(x)
     if feeder.operator in SPATIAL:
         geometry, groups = geometry_of(feeder), feeder.attribute("groups")
-        if geometry is None or not isinstance(groups, int):
-            return None
-        weight = _known(feeder.operands[1], scope)
+        assert isinstance(groups, int)
+        weight = known(feeder.operands[1], scope)
         if weight is None:
             obstacle = f"the weight %{feeder.operands[1]} is not a constant"
             return Branch(x, kind.dtype, np.zeros(()), None, geometry, groups, (feeder,), True, obstacle)
@@ -212,7 +206,7 @@ def _of_node(feeder: Node, scope: Scope) -> Branch | None:
     if not (kind.rank > 2 and kind.shape[1].is_constant):
         return None
     channels = kind.shape[1].value
-    if feeder.operator == "mul" and (scale := _known(feeder.operands[1], scope)) is not None:
+    if feeder.operator == "mul" and (scale := known(feeder.operands[1], scope)) is not None:
         if scale.shape == (channels, *(1,) * (kind.rank - 2)):
             return _diagonal(x, kind, scale.reshape(-1), (feeder,))
     if feeder.operator in POOLS:
@@ -229,28 +223,10 @@ def _diagonal(x: str, kind: TensorType, scale: Matrix, nodes: tuple[Node, ...]) 
 
 def _pool(feeder: Node, kind: TensorType, channels: int) -> Branch | None:
     axes = POOLS[feeder.operator]
-    window = _per_axis(feeder.attribute("k"), axes)
-    stride = window if feeder.attribute("stride") is None else _per_axis(feeder.attribute("stride"), axes)
-    pad = _per_axis(feeder.attribute("pad"), axes)
-    if not (window and stride and pad) or (any(pad) and feeder.attribute("count_include_pad") is not True):
+    window = per_axis(feeder.attribute("k"), axes)
+    stride = window if feeder.attribute("stride") is None else per_axis(feeder.attribute("stride"), axes)
+    pad = per_axis(feeder.attribute("pad"), axes)
+    if any(pad) and feeder.attribute("count_include_pad") is not True:
         return None
     weight = np.full((channels, 1, *window), 1.0 / prod(window))
     return Branch(feeder.operands[0], kind.dtype, weight, None, Geometry(stride, pad, (1,) * axes), channels, (feeder,))
-
-
-def _per_axis(attribute: AttributeValue, count: int) -> tuple[int, ...]:
-    items = attribute if isinstance(attribute, tuple) else (attribute,) * count
-    numbers = tuple(item for item in items if isinstance(item, int))
-    return numbers if len(numbers) == count else ()
-
-
-def _known(name: str, scope: Scope) -> Matrix | None:
-    found = scope.constant(name)
-    if found is None or found.data.array is None or not found.type.dtype.is_float:
-        return None
-    return found.data.array.astype(np.float64)
-
-
-def _shared(nodes: Iterable[Node], scope: Scope) -> str | None:
-    """Why these nodes would not go away."""
-    return next((f"%{node.name} has other readers" for node in nodes if scope.uses(node.name) > 1), None)
