@@ -57,11 +57,16 @@ class Convolution:
         weight = known_array(match, "weight")
         if isinstance(weight, Refusal):
             return weight
-        geometry = geometry_of(match.root)
+        return Convolution.over(match, match.root.operator, weight, match.type("weight").dtype)
+
+    @staticmethod
+    def over(match: Match, operator: str, weight: Matrix, dtype: DType) -> Convolution | Refusal:
+        """The matched node as a convolution with a weight that is known otherwise."""
+        geometry = geometry_of(match.root, SPATIAL[operator])
         groups = match.root.attribute("groups")
         if geometry is None or not isinstance(groups, int):
             return Refusal("stride, pad, dilation and groups are not all numbers")
-        return Convolution(match.root.operator, match["x"], weight, match.type("weight").dtype, geometry, groups)
+        return Convolution(operator, match["x"], weight, dtype, geometry, groups)
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -85,9 +90,10 @@ class Convolution:
         return self.build(build, x, weight, self.geometry.only(), groups)
 
 
-def geometry_of(convolved: Node) -> Geometry | None:
+def geometry_of(convolved: Node, spatial: int | None = None) -> Geometry | None:
     """How a convolution node moves; None when its attributes are not numbers."""
-    found = [_numbers(convolved.attribute(name), SPATIAL[convolved.operator]) for name in ("stride", "pad", "dilation")]
+    count = SPATIAL[convolved.operator] if spatial is None else spatial
+    found = [_numbers(convolved.attribute(name), count) for name in ("stride", "pad", "dilation")]
     stride, pad, dilation = found
     return Geometry(stride, pad, dilation) if stride and pad and dilation else None
 
