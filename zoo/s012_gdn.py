@@ -11,7 +11,7 @@ from numpy import ndarray as Array
 from torch import Tensor
 from torch.nn import functional as F
 
-SAMPLES = [{"N": 2, "H": 8, "W": 8}, {"N": 3, "H": 12, "W": 4}]
+SAMPLES = [{"N": 2, "H": 3, "W": 2}, {"N": 3, "H": 2, "W": 5}]
 Params = dict[str, Array]
 
 
