@@ -7,7 +7,17 @@ from mercer.passes.bind import Bind
 from mercer.passes.canonical import Canonical
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
+from mercer.passes.factorize.cp_conv import CpConv
+from mercer.passes.factorize.crop import Crop
 from mercer.passes.factorize.merge_branches import MergeBranches
+from mercer.passes.factorize.nystrom import Nystrom
+from mercer.passes.factorize.one_way import OneWay
+from mercer.passes.factorize.projection import Projection
+from mercer.passes.factorize.random_features import RandomFeatures
+from mercer.passes.factorize.snnk import Snnk
+from mercer.passes.factorize.svd_linear import SvdLinear
+from mercer.passes.factorize.thinning import Thinning
+from mercer.passes.factorize.tucker_conv import TuckerConv
 from mercer.passes.fold import Fold
 from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
@@ -36,6 +46,16 @@ INFERENCE: tuple[Pass, ...] = (
 
 FACTORIZE: tuple[type[Pass], ...] = (
     MergeBranches,
+    SvdLinear,
+    TuckerConv,
+    CpConv,
+    OneWay,
+    RandomFeatures,
+    Snnk,
+    Nystrom,
+    Thinning,
+    Projection,
+    Crop,
 )
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
