@@ -9,6 +9,7 @@ from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
 from mercer.passes.factorize.cp_conv import CpConv
 from mercer.passes.factorize.crop import Crop
+from mercer.passes.factorize.collapse import Collapse
 from mercer.passes.factorize.merge_branches import MergeBranches
 from mercer.passes.factorize.nystrom import Nystrom
 from mercer.passes.factorize.one_way import OneWay
@@ -46,6 +47,7 @@ INFERENCE: tuple[Pass, ...] = (
 
 FACTORIZE: tuple[type[Pass], ...] = (
     MergeBranches,
+    Collapse,
     SvdLinear,
     TuckerConv,
     CpConv,
