@@ -312,7 +312,7 @@ TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress
 def _safetensors(arrays: Mapping[str, Array]) -> bytes:
     from safetensors.numpy import save
 
-    return save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+    return save({name: np.asarray(array, order="C") for name, array in sorted(arrays.items())})
 
 
 def _dump_folder(folder: str | os.PathLike[str] | None) -> Path | None:

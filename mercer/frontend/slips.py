@@ -97,7 +97,21 @@ SLIPS: tuple[Slip, ...] = (
 # --- words for terminals ----------------------------------------------------------------------------------------------
 
 _EXPRESSION = {"NAME", "INT", "FLOAT", "STRING", "TRUE", "FALSE", "NONE", "LPAR", "LSQB", "MINUS", "NOT", "REDUCER"}
-_STATEMENTS = {"NAME", "LET", "CONST", "PARAM", "RETURN", "IF", "FOR", "REQUIRE"}
+_STATEMENTS = {
+    "NAME",
+    "LET",
+    "CONST",
+    "PARAM",
+    "RETURN",
+    "IF",
+    "FOR",
+    "REQUIRE",
+    "SCAN",
+    "ITERATE",
+    "CARRY",
+    "EMIT",
+    "UNTIL",
+}
 _OPERATORS = {"LPAR", "POWER", "TIMES", "PLUS", "MINUS", "COMPARE", "LESS", "AND", "OR", "IF", "PIPE", "LSQB", "_AS"}
 _ENDS = {"_NEWLINE", "SEMICOLON", "RBRACE", "$END"}
 _WORDS = {

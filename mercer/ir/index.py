@@ -236,6 +236,22 @@ def reads(expr: Expr) -> Iterator[Read]:
             yield e
 
 
+def dims(expr: Expr) -> frozenset[str]:
+    """Names of the symbolic dims that occur in `expr`."""
+    found: set[str] = set()
+    for e in walk(expr):
+        match e:
+            case Index(value):
+                found |= value.dims()
+            case Read(_, indices):
+                found.update(*(i.dims() for i in indices))
+            case Reduce(_, axes, _):
+                found.update(*(axis.extent.dims() for axis in axes))
+            case _:
+                pass
+    return frozenset(found)
+
+
 def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """Replace every direct sub-expression `e` by `change(e)`."""
 

@@ -170,7 +170,19 @@ class IntExpr:
             whole, rest = self._split(divisor.value)
             if whole.terms:
                 return whole + rest // divisor
+            return self._divide_quotient(divisor.value) or IntExpr.atom(Quotient(self, divisor))
         return IntExpr.atom(Quotient(self, divisor))
+
+    def _divide_quotient(self, divisor: int) -> IntExpr | None:
+        """`(n // b + k) // c = (n + k*b) // (b*c)` for positive numbers b and c (Knuth 1997, exercise 1.2.4-35)."""
+        quotients = [m[0] for m, coefficient in self.terms if coefficient == 1 and len(m) == 1]
+        if divisor < 0 or len(quotients) != 1 or not isinstance(quotients[0], Quotient):
+            return None
+        numerator, inner = quotients[0].numerator, quotients[0].denominator
+        shift = self - IntExpr.atom(quotients[0])
+        if not (shift.is_constant and inner.is_constant and inner.value > 0):
+            return None
+        return (numerator + shift * inner) // (inner * divisor)
 
     def __rfloordiv__(self, other: int) -> IntExpr:
         return IntExpr.constant(other) // self

@@ -9,7 +9,7 @@ import pytest
 from mercer.ir.graph import AttributeValue, Constant, Graph, Initializer, Node, Parameter, Value
 from mercer.ir.index import Call, Const, Index, Reduce, Reducer, call
 from mercer.ir.library import Instance
-from mercer.ir.nests import Nests, Origin, Primitive
+from mercer.ir.nests import Nests, Origin, Primitive, Scan
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Data, DType
 from mercer.ir.verify import NEST_RULES, NODE_RULES, PRIMITIVE_RULES, PROGRAM_RULES, VerificationError, verify
@@ -65,6 +65,13 @@ def with_reshape(**changes: object) -> Nests:
     return program(X, replace(RESHAPE, **changes))  # type: ignore[arg-type]
 
 
+def with_scan(axes: tuple[int, ...] = (), **changes: object) -> Nests:
+    value = Value("h", tensor(N, 8))
+    body = Nests("scan", (value,), (), (), (nest("g", read("h", var("n"), i), n=N, i=8),), ("g",))
+    scan = Primitive("scan", (Value("y", tensor(N, 8)),), ("x", "x"), (), (), Scan("t", N, body, axes))
+    return program(X, replace(scan, **changes))  # type: ignore[arg-type]
+
+
 FAULTS: list[tuple[str, Graph | Nests, str]] = [
     # declarations
     ("single-assignment", program(X, GOOD, GOOD), "%y is assigned 2 times"),
@@ -98,6 +105,10 @@ FAULTS: list[tuple[str, Graph | Nests, str]] = [
     ),
     ("reshape-keeps-elements", with_reshape(targets=(Value("y", tensor(N, 8, dtype=I32)),)), "reshape of f32"),
     ("reshape-keeps-elements", with_reshape(operands=("x", "x")), "takes one tensor"),
+    ("scan-fits", with_scan(), "2 operands for a body of 1 inputs"),
+    ("scan-fits", with_scan(operands=("x",), axes=(0,)), "1 targets for 1 outputs"),
+    ("scan-fits", with_scan(operands=("x",), targets=(Value("y", tensor(N, 4)),)), "f32[N, 4] at the end"),
+    ("primitive-exists", with_scan(operands=("x",), name="scam"), "the primitive scan, and no other"),
     # nests
     ("operands-are-defined", program(X, replace(GOOD, body=read("y", var("n"), i))), "%y is not defined"),
     ("axes-are-distinct", program(X, replace(GOOD, axes=GOOD.axes + GOOD.axes)), "comes twice in [n, i, n, i]"),

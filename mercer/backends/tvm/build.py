@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ class _Plan:
         }
 
         def tensor_type(type: TensorType) -> Any:
-            return relax.TensorType([_size(size, dims) for size in type.shape], tir_type(type.dtype))
+            return relax.TensorType([function.extent(size, dims) for size in type.shape], tir_type(type.dtype))
 
         parameters = [relax.Var(f"v{i}", tensor_type(self.types[n])) for i, n in enumerate((*arguments, *constants))]
         values: dict[str, Any] = dict(zip((*arguments, *constants), parameters, strict=True))
@@ -217,11 +217,11 @@ class _Plan:
             with builder.dataflow():
                 for call in self.calls:
                     if isinstance(call, _View):
-                        shape = [_size(size, dims) for size in call.type.shape]
+                        shape = [function.extent(size, dims) for size in call.type.shape]
                         values[call.target] = builder.emit(relax.op.reshape(values[call.operand], shape))
                         continue
                     name = functions.get(call)
-                    extra = [dims[d] for d in function.dims_of(call.types, call.work.count)]
+                    extra = [dims[d] for d in function.dims_of(call.types, call.work)]
                     args = [*(values[o.name] for o in call.operands), *extra]
                     outs = [tensor_type(o.type) for o in call.results]
                     out_ty = outs if len(outs) > 1 else outs[0]
@@ -235,20 +235,6 @@ class _Plan:
             module = in_order(relax_passes()(builder.get()))
         # Added last: the passes would make public entries of them.
         return tvm.IRModule({**module.functions, **functions.private}, attrs=module.attrs), steps
-
-
-def _size(size: IntExpr, dims: Mapping[str, Any]) -> Any:
-    """A dimension as Relax writes it: an int64 expression outside of any function."""
-
-    def long(value: Any) -> Any:
-        return tirx.IntImm("int64", value) if isinstance(value, int) else value
-
-    found = size.evaluate(
-        lambda atom: dims[atom.name] if isinstance(atom, Dim) else None,
-        lambda a, b: tirx.min(long(a), long(b)),
-        lambda a, b: tirx.max(long(a), long(b)),
-    )
-    return long(found)
 
 
 class _Functions:

@@ -48,17 +48,17 @@ def build(name: str, work: Work, inputs: Sequence[Operand], outputs: Sequence[Op
 
 
 def _kernel(name: str, work: Work, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Any:
-    dims = dims_of([o.type for o in (*inputs, *outputs)], work.count)
+    dims = dims_of([o.type for o in (*inputs, *outputs)], work)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=False):
             T.func_name(name)
             T.func_attr({"global_symbol": name, "tirx.noalias": True})
             sizes = {d: tirx.Var(d, "int64") for d in dims}
             empty = Scope({}, sizes, {}, {})
-            buffers: list[Any] = [T.arg(f"p{i}", argument(empty, o.type)) for i, o in enumerate(inputs)]
+            buffers: list[Any] = [T.arg(f"p{i}", argument(sizes, o.type)) for i, o in enumerate(inputs)]
             for d in dims:
                 T.arg(d, sizes[d])
-            buffers += [T.arg(f"out{i}", argument(empty, o.type)) for i, o in enumerate(outputs)]
+            buffers += [T.arg(f"out{i}", argument(sizes, o.type)) for i, o in enumerate(outputs)]
             named = [*inputs, *outputs]
             total = empty.integer(work.count)
             blocks = tirx.min(T.truncdiv(total + int64(THREADS - 1), int64(THREADS)), int64(MAX_BLOCKS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tvm
@@ -17,7 +17,7 @@ from mercer.backends.tvm.scalar import memory_type, tir_type
 from mercer.backends.tvm.schedules.common import Schedule
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import reads
-from mercer.ir.integers import IntExpr
+from mercer.ir.integers import Dim, IntExpr
 from mercer.ir.types import TensorType
 
 GRAIN = 4000.0
@@ -34,6 +34,9 @@ class Work(Protocol):
     def cost(self) -> float: ...
 
     @property
+    def dims(self) -> frozenset[str]: ...
+
+    @property
     def emit(self) -> Callable[[Scope, TirExpr], None]: ...
 
 
@@ -43,9 +46,10 @@ def operands(schedule: Schedule, types: dict[str, TensorType]) -> tuple[Operand,
     return tuple(Operand(name, types[name]) for name in names)
 
 
-def dims_of(types: Sequence[TensorType], count: IntExpr) -> tuple[str, ...]:
-    found = {name for type in types for size in type.shape for name in size.dims()} | count.dims()
-    return tuple(sorted(found))
+def dims_of(types: Sequence[TensorType], work: Work) -> tuple[str, ...]:
+    """The symbolic dims that the work needs, in alphabetic order."""
+    found = {name for type in types for size in type.shape for name in size.dims()}
+    return tuple(sorted(found | work.count.dims() | work.dims))
 
 
 def scope_of(buffers: dict[str, tuple[Any, TensorType]], dims: dict[str, TirExpr]) -> Scope:
@@ -63,7 +67,7 @@ def build(name: str, work: Work, inputs: Sequence[Operand], outputs: Sequence[Op
 
     The entry takes the inputs, then the symbolic dims in alphabetic order as int64, then the outputs.
     """
-    dims = dims_of([o.type for o in (*inputs, *outputs)], work.count)
+    dims = dims_of([o.type for o in (*inputs, *outputs)], work)
     body = tvm.ir.GlobalVar(f"{name}_body")
     entry = tvm.ir.GlobalVar(name)
     return {
@@ -95,10 +99,10 @@ def _entry(
             T.func_attr({"global_symbol": name, "tirx.noalias": True})
             sizes = {d: tirx.Var(d, "int64") for d in dims}
             empty = Scope({}, sizes, {}, {})
-            buffers: list[Any] = [T.arg(f"p{i}", argument(empty, o.type)) for i, o in enumerate(inputs)]
+            buffers: list[Any] = [T.arg(f"p{i}", argument(sizes, o.type)) for i, o in enumerate(inputs)]
             for d in dims:
                 T.arg(d, sizes[d])
-            buffers += [T.arg(f"out{i}", argument(empty, o.type)) for i, o in enumerate(outputs)]
+            buffers += [T.arg(f"out{i}", argument(sizes, o.type)) for i, o in enumerate(outputs)]
             fixed = [b.data for b in buffers] + [sizes[d] for d in dims]
             _spread(empty.integer(work.count), work, lambda lo, hi: T.evaluate(_call(body, [*fixed, lo, hi])))
     return builder.get()
@@ -108,8 +112,22 @@ def _call(callee: Any, arguments: Sequence[TirExpr]) -> Any:
     return tvm.ir.Call(callee, arguments, ret_ty=tvm.ir.TupleType([]))
 
 
-def argument(empty: Scope, type: TensorType) -> Any:
-    return T.buffer([empty.integer(size) for size in type.shape], tir_type(type.dtype), layout=None)
+def argument(sizes: Mapping[str, Any], type: TensorType) -> Any:
+    return T.buffer([extent(size, sizes) for size in type.shape], tir_type(type.dtype), layout=None)
+
+
+def extent(size: IntExpr, dims: Mapping[str, Any]) -> Any:
+    """A dimension in the head of a function, where nothing can be computed first: one int64 expression."""
+
+    def long(value: Any) -> Any:
+        return tirx.IntImm("int64", value) if isinstance(value, int) else value
+
+    found = size.evaluate(
+        lambda atom: dims[atom.name] if isinstance(atom, Dim) else None,
+        lambda a, b: tirx.min(long(a), long(b)),
+        lambda a, b: tirx.max(long(a), long(b)),
+    )
+    return long(found)
 
 
 def _spread(total: TirExpr, work: Work, call: Any) -> None:

@@ -25,7 +25,7 @@ class Kernel:
     """How a primitive is computed: `emit(scope, i)` writes the code of unit i of `count` independent ones.
 
     The scope has the operands and targets under their names, and `scratch`, which lasts as long as the call. `cost`
-    estimates one unit in nanoseconds; `detail` says how it is done.
+    estimates one unit in nanoseconds; `detail` says how it is done; `dims` are symbolic dims that no shape tells.
     """
 
     detail: str
@@ -33,6 +33,7 @@ class Kernel:
     cost: float
     emit: Callable[[Scope, TirExpr], None]
     scratch: tuple[Operand, ...] = ()
+    dims: frozenset[str] = frozenset()
 
 
 def rows(type: TensorType) -> IntExpr:

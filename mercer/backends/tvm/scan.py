@@ -81,7 +81,9 @@ class _Scan:
 
     def kernel(self) -> Kernel:
         cost = size(self.scan.extent) * sum(step.work.cost * size(step.work.count) for step in self.steps)
-        return Kernel(f"{len(self.rows)} axes of rows", count(self.rows), cost, self.emit, tuple(self.scratch))
+        dims = self.scan.extent.dims().union(*(step.work.dims for step in self.steps)) - {self.scan.step}
+        scratch = tuple(self.scratch)
+        return Kernel(f"{len(self.rows)} axes of rows", count(self.rows), cost, self.emit, scratch, dims=dims)
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,15 @@ from tests.operators.records import (
     convolution,
     kernels,
     linear,
+    linear_algebra,
     normalization,
     pooling,
+    primitives,
+    recurrences,
     reductions,
     sampling,
     shape,
+    spectral,
 )
 from tests.operators.records.record import Bad, Record, Sample
 
@@ -28,11 +32,15 @@ FAMILIES: dict[str, tuple[Record, ...]] = {
         convolution,
         kernels,
         linear,
+        linear_algebra,
         normalization,
         pooling,
+        primitives,
+        recurrences,
         reductions,
         sampling,
         shape,
+        spectral,
     )
 }
 RECORDS: tuple[Record, ...] = tuple(record for family in FAMILIES.values() for record in family)

@@ -12,7 +12,7 @@ from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Call, Expr, Read, Reduce, children
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, children, dims
 from mercer.ir.integers import ONE, IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import TensorType
@@ -49,6 +49,11 @@ class Schedule:
     emit: Callable[[Scope, TirExpr], None]
     before: tuple[Nest, ...] = ()
     constants: tuple[Constant, ...] = ()
+
+    @property
+    def dims(self) -> frozenset[str]:
+        """The symbolic dims in the formula of the nest."""
+        return dims(self.nest.body)
 
 
 @dataclass(frozen=True)
