@@ -36,13 +36,13 @@ def _argsort(statement: Primitive, operands: Sequence[Array], _: Sequence[tuple[
 def _fourier(statement: Primitive, operands: Sequence[Array], _: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
     """Computed in f64 along the last axis and rounded once."""
     (x,) = operands
-    transform = np.fft.fft if statement.name == "fft" else np.fft.ifft
+    transform = np.fft.fft if statement.name == "fft_last" else np.fft.ifft
     wide = x.astype(np.complex128)
     return ((transform(wide) if x.shape[-1] else wide).astype(x.dtype),)
 
 
-OF_KNOWN_LENGTH = frozenset(("fft", "ifft"))
+OF_KNOWN_LENGTH = frozenset(("fft_last", "ifft_last"))
 """Those whose last axis must have a length that is a number."""
 
-PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort, "fft": _fourier, "ifft": _fourier}
+PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort, "fft_last": _fourier, "ifft_last": _fourier}
 """Rules by name: (statement, operands, shapes of the results) -> results."""

@@ -95,7 +95,7 @@ def test_parts(backend: str) -> None:
     op other(z: c64[n], w: c64[n]) -> f32[n] { return y[n] = where(z[n] != w[n], 1.0, 0.0) }
     op chosen(z: c64[n], w: c64[n]) -> c64[n] { return y[n] = where(abs(z[n]) < 1.0, z[n], w[n]) }
     op shifted(z: c64[n]) -> c64[n] { return y[n] = z[n - 1; pad = 2] + z[n + 1; pad = complex(0, 1)] }
-    model M(z: c64[N], w: c64[N]) 
+    model M(z: c64[N], w: c64[N])
       -> (f32[N], f32[N], f32[N], f32[N], bool[N], f32[N], c64[N], c64[N], c64[N], c64[1, N]) {
       row = reshape(w; [1, -1])
       return abs(z), angle(z), real(z), imag(z), same(z, w), other(z, w), chosen(z, w), shifted(z), z, row

@@ -25,8 +25,8 @@ def _argsort(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -
 
 
 def _fourier(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -> list[Code]:
-    return [algebra.block.code(f"torch.fft.{statement.name}({{}})", operands[0], hint="spectrum")]
+    return [algebra.block.code(f"torch.fft.{statement.name.removesuffix('_last')}({{}})", operands[0], hint="spectrum")]
 
 
-PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort, "fft": _fourier, "ifft": _fourier}
+PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort, "fft_last": _fourier, "ifft_last": _fourier}
 """Rules by name: (statement, operands) -> one expression for each target."""

@@ -36,7 +36,7 @@ UNROLLED = 13
 """Butterflies of a radix up to this are written out; larger primes are loops."""
 
 
-FFT = ("fft", "ifft")
+FFT = ("fft_last", "ifft_last")
 
 
 def with_tables(nests: Nests, target: Target) -> Nests:
@@ -94,7 +94,7 @@ def _names(statement: Primitive) -> tuple[Sequence[str], ...]:
     """Of source, result and roots; backwards is forwards with re and im exchanged on both sides."""
     source, roots = statement.operands[:2], statement.operands[2:]
     result = [value.name for value in statement.targets]
-    return (source, result, roots) if statement.name == "fft" else (source[::-1], result[::-1], roots)
+    return (source, result, roots) if statement.name == "fft_last" else (source[::-1], result[::-1], roots)
 
 
 def _transform(statement: Primitive, type: TensorType, width: int) -> _Transform:
@@ -103,7 +103,7 @@ def _transform(statement: Primitive, type: TensorType, width: int) -> _Transform
         place = f" at {statement.origins[0].span}" if statement.origins else ""
         raise UnsupportedError(f"`{statement.name}` needs a length known at compile time; found {length}{place}")
     n = length.value
-    scale = 1.0 / n if statement.name == "ifft" and n else 1.0
+    scale = 1.0 / n if statement.name == "ifft_last" and n else 1.0
     halves = _halves(n, width)
     if halves is not None:
         return _FourSteps(n, scale, width, halves)

@@ -82,5 +82,5 @@ def _argsort(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
     return Kernel("merge sort", rows(types[x]), 3.0 * typical * max(1.0, math.log2(max(typical, 2))), emit, (spare,))
 
 
-PRIMITIVES: dict[str, Rule] = {"argsort": _argsort, "fft": fft.kernel, "ifft": fft.kernel}
+PRIMITIVES: dict[str, Rule] = {"argsort": _argsort, "fft_last": fft.kernel, "ifft_last": fft.kernel}
 """Rules by name. `reshape` is no code at all: build.py knows it as a view."""

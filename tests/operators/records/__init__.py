@@ -19,6 +19,7 @@ from tests.operators.records import (
     sampling,
     shape,
     spectral,
+    spectral,
 )
 from tests.operators.records.record import Bad, Record, Sample
 
@@ -40,6 +41,7 @@ FAMILIES: dict[str, tuple[Record, ...]] = {
         reductions,
         sampling,
         shape,
+        spectral,
         spectral,
     )
 }

@@ -1,0 +1,110 @@
+"""Fourier transforms in the binary: every way of computing one, batches that do not fill a vector, and accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mercer.backends.tvm.fft import radices
+from mercer.compiler import compile, parse_text
+from mercer.frontend.diagnostics import CompileError
+from mercer.ir.nests import Primitive
+
+LENGTHS = (1, 2, 6, 8, 11, 29, 36, 58, 64, 121, 128, 289, 320, 1000, 1024, 4096)
+
+
+def normal(*shape: int) -> Any:
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def error(actual: Any, expected: Any) -> float:
+    """Relative L2 norm of the difference."""
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(
+    ("level", "operator", "lengths"),
+    [("cpu", "fft", LENGTHS), ("cpu", "ifft", (1, 6, 29, 64, 320)), ("cpu:generic", "fft", (11, 36, 64, 1000))],
+)
+def test_every_length(level: str, operator: str, lengths: tuple[int, ...]) -> None:
+    """One binary with all lengths, for a batch that is not a multiple of a vector."""
+    inputs = ", ".join(f"x{n}: c64[N, {n}]" for n in lengths)
+    outputs = ", ".join(f"c64[N, {n}]" for n in lengths)
+    calls = ", ".join(f"{operator}(x{n})" for n in lengths)
+    binary = compile(parse_text(f"model M({inputs}) -> ({outputs}) {{ return {calls} }}"), target=level)
+    transform = getattr(np.fft, operator)
+    for batch in (1, 11):
+        arrays = [normal(batch, n) for n in lengths]
+        pairs = zip(lengths, binary(*arrays), map(transform, arrays), strict=True)
+        errors = {n: error(actual, expected) for n, actual, expected in pairs}
+        assert {n: e for n, e in errors.items() if not e < 6e-7} == {}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 17, 300])
+def test_fixed_batches(batch: int) -> None:
+    """A single row alone, several side by side, many in shares."""
+    text = f"model M(x: c64[{batch}, 40], y: c64[{batch}, 64]) -> (c64[{batch}, 40], c64[{batch}, 64])"
+    binary = compile(parse_text(f"{text} {{ return fft(x), fft(y) }}"))
+    x, y = normal(batch, 40), normal(batch, 64)
+    first, second = binary(x, y)
+    assert max(error(first, np.fft.fft(x)), error(second, np.fft.fft(y))) < 5e-7
+
+
+def test_no_rows_and_many_axes() -> None:
+    binary = compile(parse_text("model M(x: c64[N, 3, K, 8]) -> c64[N, 3, K, 8] { return fft(x) }"))
+    assert binary(normal(0, 3, 2, 8)).shape == (0, 3, 2, 8)
+    x = normal(2, 3, 5, 8)
+    assert error(binary(x), np.fft.fft(x)) < 5e-7
+
+
+def test_accuracy_grows_with_the_logarithm() -> None:
+    """As of any FFT: unlike the sum of the definition, which grows with the length."""
+    text = "model M(x: c64[2, 65536]) -> c64[2, 65536] { return fft(x) }"
+    x = normal(2, 65536)
+    assert error(compile(parse_text(text))(x), np.fft.fft(x.astype(np.complex128))) < 4e-7
+
+
+def test_equal_transforms_share_their_roots() -> None:
+    program = parse_text("model M(x: c64[4, 96]) -> c64[4, 96] { return ifft(fft(fft(x))) }")
+    binary = compile(program)
+    roots = [name for name in binary.artifact.manifest.entry["weights"] if name.startswith("roots")]
+    assert len(roots) == 2  # re and im
+    x = normal(4, 96)
+    assert error(binary(x), np.fft.fft(x)) < 1e-6
+
+
+@pytest.mark.parametrize("operator", ["fft(x)", "ifft(x)", "fft(x; axis = 0)"])
+def test_symbolic_lengths_are_refused(operator: str) -> None:
+    with pytest.raises(CompileError) as refused:
+        parse_text(f"model M(x: c64[N, N]) -> c64[N, N] {{ return {operator} }}")
+    assert [d.name for d in refused.value.diagnostics] == ["not-static"]
+    assert "needs a length known at compile time; found N" in str(refused.value)
+
+
+def test_real_numbers_are_refused() -> None:
+    with pytest.raises(CompileError, match="c64"):
+        parse_text("model M(x: f32[N, 8]) -> c64[N, 8] { return fft(x) }")
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 12, 32, 90, 97, 1024, 2310])
+def test_radices(n: int) -> None:
+    assert np.prod(radices(n), dtype=int) == n
+    assert all(r in (4, 8) or all(r % d for d in range(2, r)) for r in radices(n))
+
+
+def test_real_transforms_take_half_the_length() -> None:
+    nests = parse_text("model M(x: f32[N, 128]) -> f32[N, 128] { return irfft(rfft(x)) }").nests
+    lengths = [s.targets[0].type.shape[-1].value for s in nests.statements if isinstance(s, Primitive)]
+    assert lengths == [64, 64]
+
+
+def test_long_convolution_is_the_direct_one() -> None:
+    """y[t] = sum of weight[s] x[t - s], against NumPy, through the binary."""
+    text = "model M(x: f32[N, 2, 500], w: f32[2, 500]) -> f32[N, 2, 500] { return fft_conv(x, w) }"
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 2, 500), (2, 500)))
+    expected = [[np.convolve(x[n, c], w[c])[:500] for c in range(2)] for n in range(3)]
+    assert error(compile(parse_text(text))(x, w), np.array(expected)) < 1e-6
