@@ -19,7 +19,6 @@ from tests.operators.records import (
     sampling,
     shape,
     spectral,
-    spectral,
 )
 from tests.operators.records.record import Bad, Record, Sample
 
@@ -41,7 +40,6 @@ FAMILIES: dict[str, tuple[Record, ...]] = {
         reductions,
         sampling,
         shape,
-        spectral,
         spectral,
     )
 }
