@@ -9,8 +9,10 @@ from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
 from mercer.passes.factorize.cp_conv import CpConv
 from mercer.passes.factorize.crop import Crop
+from mercer.passes.factorize.associate import Associate
 from mercer.passes.factorize.collapse import Collapse
 from mercer.passes.factorize.merge_branches import MergeBranches
+from mercer.passes.factorize.modes import Modes
 from mercer.passes.factorize.nystrom import Nystrom
 from mercer.passes.factorize.one_way import OneWay
 from mercer.passes.factorize.projection import Projection
@@ -48,6 +50,7 @@ INFERENCE: tuple[Pass, ...] = (
 FACTORIZE: tuple[type[Pass], ...] = (
     MergeBranches,
     Collapse,
+    Associate,
     SvdLinear,
     TuckerConv,
     CpConv,
@@ -58,6 +61,7 @@ FACTORIZE: tuple[type[Pass], ...] = (
     Thinning,
     Projection,
     Crop,
+    Modes,
 )
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
