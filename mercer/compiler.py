@@ -184,6 +184,7 @@ def compile(
     *,
     dump_ir: str | os.PathLike[str] | None = None,
     pipeline: str | Sequence[Pass] | None = None,
+    data: Any = None,
     verify_each: bool = False,
     progress: Progress | None = None,
 ) -> Executable:
@@ -191,7 +192,8 @@ def compile(
 
     `weights` maps every parameter name to an array (a state_dict will do); without it the initial values are taken and
     the ledger says so. `dump_ir` names a folder for the IR after every pass. `pipeline` replaces the standard passes.
-    Raises MercerError: wrong text, target, weights or folder.
+    `data` is a batch of inputs, one array or arrays by name: approximations are fitted and measured on it.
+    Raises MercerError: wrong text, target, weights, data or folder.
     """
     if not isinstance(program, Program):
         program = parse(program)
@@ -201,7 +203,7 @@ def compile(
         hint = f"did you mean `{near}`?" if near else f"one of {', '.join(TARGETS)}"
         raise UsageError(f"there is no target `{target}`", hint)
     values = program.initial() if weights is None else as_arrays(weights)
-    context = PassContext(program.library, weights=values, verify_each=verify_each)
+    context = PassContext(program.library, weights=values, data=_batch(program, data), verify_each=verify_each)
     if weights is None and program.parameters:
         context.ledger.warn("bind", program.name, "no weights given: the initial values of seed 0 are compiled in")
     folder = _dump_folder(dump_ir)
@@ -210,6 +212,19 @@ def compile(
         context.dump = functools.partial(_dump, folder)
     artifact = TARGETS[kind](program, target, context, _passes(pipeline), progress)
     return Executable(artifact, start=False)
+
+
+def _batch(program: Program, data: Any) -> dict[str, Array] | None:
+    """Inputs by name; raises UsageError when their names are not those of the model."""
+    if data is None:
+        return None
+    names = [value.name for value in program.graph.inputs]
+    single = {name: data for name in names[:1] if len(names) == 1}
+    given = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else single
+    if set(given) != set(names):
+        found = ", ".join(given) or "no input"
+        raise UsageError(f"data are given for {found}, not for {', '.join(names)}", "map names of inputs to arrays")
+    return as_arrays(given)
 
 
 def _passes(pipeline: str | Sequence[Pass] | None) -> Sequence[Pass]:
