@@ -238,3 +238,48 @@ def test_complex_parameters_in_ir_text_are_refused() -> None:
 def with_parameter(nests: Nests) -> Nests:
     parameter = Parameter("w", nests.inputs[0].type, Initializer("zeros", ()), True, NOWHERE)
     return replace(nests, parameters=(parameter,))
+
+
+SCANS = """
+op recurrence(x: c64[n, l, d], a: c64[d]) -> (c64[n, l, d], c64[n, d]) {
+  scan t < l {
+    carry h[n, d] = c64(0.0)
+    h[n, d] = a[d]*h[n, d] + x[n, t, d]
+    emit y[n, t, d] = h[n, d]
+  }
+  return y, h
+}
+op heat(u: f32[n, k]) -> f32[n, k] {
+  scan t < 5 {
+    carry h[n, k] = u[n, k]
+    s = rfft(h)
+    const damp[j < k/2 + 1] = exp(-0.01*j*j)
+    e[n, j < k/2 + 1] = s[n, j]*damp[j]
+    h = irfft(e)
+    emit y[n, t, k] = h[n, k]
+  }
+  return h
+}
+model M(x: c64[N, L, 4], u: f32[N, 16]) -> (c64[N, L, 4], c64[N, 4], f32[N, 16]) {
+  const theta[i < 4] = 0.1*i
+  y, h = recurrence(x, complex(0.9*cos(theta), 0.9*sin(theta)))
+  return y, h, heat(u)
+}
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scans(backend: str) -> None:
+    """A complex state, and transforms between real states."""
+    x, u = normal(3, 7, 4), normal(3, 16, seed=1).real.copy()
+    decay = 0.9 * np.exp(0.1j * np.arange(4))
+    state, states = np.zeros((3, 4)), []
+    for t in range(7):
+        state = decay * state + x[:, t]
+        states.append(state)
+    field = u.astype(float)
+    for _ in range(5):
+        field = np.fft.irfft(np.fft.rfft(field) * np.exp(-0.01 * np.arange(9) ** 2), 16)
+    actual = run(parse_text(SCANS), backend, x, u)
+    wanted = (np.stack(states, 1), state, field)
+    assert max(largest_error(p, q) for p, q in zip(actual, wanted, strict=True)) <= TOLERANCE

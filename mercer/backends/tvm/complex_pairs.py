@@ -15,7 +15,7 @@ from mercer.backends.tvm.scalar import UnsupportedError
 from mercer.ir.graph import Constant, Value
 from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, call, rebuild, variables, walk
 from mercer.ir.integers import IntExpr
-from mercer.ir.nests import Nest, Nests, Primitive, Statement, defined
+from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement
 from mercer.ir.types import Array, Data, DType, TensorType
 
 TWO = IntExpr.constant(2)
@@ -39,20 +39,27 @@ def split(nests: Nests) -> Nests:
 
     Raises UnsupportedError for complex parameters.
     """
-    types = nests.types()
-    bodies = (s.body for s in nests.statements if isinstance(s, Nest))
-    if not any(t.dtype.is_complex for t in types.values()) and not any(
-        e.dtype.is_complex for body in bodies for e in walk(body)
-    ):
-        return nests
-    return _Split(nests, types).program()
+    return _Split(nests).program() if _is_complex(nests) else nests
+
+
+def _is_complex(nests: Nests) -> bool:
+    """Whether any tensor or expression is c64, also within scans."""
+    if any(type.dtype.is_complex for type in nests.types().values()):
+        return True
+    for statement in nests.statements:
+        if isinstance(statement, Nest):
+            if any(e.dtype.is_complex for e in walk(statement.body)):
+                return True
+        elif statement.scan is not None and _is_complex(statement.scan.body):
+            return True
+    return False
 
 
 class _Split:
-    def __init__(self, nests: Nests, types: dict[str, TensorType]) -> None:
+    def __init__(self, nests: Nests) -> None:
         self.nests = nests
-        self.types = types
-        self.names = set(types)
+        self.types = nests.types()
+        self.names = set(self.types)
         self.pairs: dict[str, tuple[str, str]] = {}
         self.statements: list[Statement] = []
         self.here: Nest | None = None
@@ -73,6 +80,14 @@ class _Split:
         return replace(
             self.nests, inputs=inputs, constants=constants, statements=tuple(self.statements), outputs=outputs
         )
+
+    def body(self) -> Nests:
+        """The body of a scan: complex inputs and outputs are two tensors each."""
+        inputs = tuple(part for value in self.nests.inputs for part in self._values(value))
+        for statement in self.nests.statements:
+            self._statement(statement)
+        outputs = tuple(part for name in self.nests.outputs for part in self._names(name))
+        return replace(self.nests, inputs=inputs, statements=tuple(self.statements), outputs=outputs)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
@@ -140,20 +155,29 @@ class _Split:
 
     def _primitive(self, statement: Primitive) -> None:
         """Each complex operand and result is two; `reshape` is done for each part."""
-        operands = [self._names(name, self.types[name]) for name in statement.operands]
-        targets = [
-            tuple(Value(part, _real(value.type)) for part in self._names(value.name, value.type))
-            for value in defined(statement)
-        ]
+        operands = [self._names(name) for name in statement.operands]
+        targets = [self._values(value) for value in statement.targets]
         if statement.name == "reshape":
             for operand, target in zip(operands[0], targets[0], strict=True):
                 self.statements.append(replace(statement, operands=(operand,), targets=(target,)))
             return
         flat = tuple(name for names in operands for name in names)
-        self.statements.append(replace(statement, operands=flat, targets=tuple(v for vs in targets for v in vs)))
+        values = tuple(value for parts in targets for value in parts)
+        scan = None if statement.scan is None else self._scan(statement.scan)
+        self.statements.append(replace(statement, operands=flat, targets=values, scan=scan))
 
-    def _names(self, name: str, type: TensorType) -> tuple[str, ...]:
-        return self.pair_of(name) if type.dtype.is_complex else (name,)
+    def _scan(self, scan: Scan) -> Scan:
+        types = scan.body.types()
+        slices = scan.body.outputs[scan.carried : scan.carried + len(scan.axes)]
+        each = zip(scan.axes, slices, strict=True)
+        axes = tuple(axis for axis, name in each for _ in range(1 + types[name].dtype.is_complex))
+        return replace(scan, body=_Split(scan.body).body(), axes=axes)
+
+    def _names(self, name: str) -> tuple[str, ...]:
+        return self.pair_of(name) if self.types[name].dtype.is_complex else (name,)
+
+    def _values(self, value: Value) -> tuple[Value, ...]:
+        return tuple(replace(value, name=name, type=_real(value.type)) for name in self._names(value.name))
 
     def lift(self, expr: Expr) -> Expr:
         """The value as a tensor of its own, read at this place."""

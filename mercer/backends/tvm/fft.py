@@ -24,7 +24,7 @@ from mercer.backends.tvm.lower import I64, Scope, int64
 from mercer.backends.tvm.scalar import UnsupportedError
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.graph import Constant
+from mercer.ir.graph import Constant, Value
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nests, Primitive, Statement
 from mercer.ir.types import Data, DType, TensorType
@@ -44,18 +44,31 @@ def with_tables(nests: Nests, target: Target) -> Nests:
 
     Raises UnsupportedError for a symbolic length.
     """
+    statements, tables = _prepared(nests, target)
+    return replace(nests, constants=(*nests.constants, *tables.values()), statements=statements)
+
+
+def _prepared(nests: Nests, target: Target) -> tuple[tuple[Statement, ...], dict[str, Constant]]:
+    """The statements and the tables that they need; a scan hands them to its body."""
     types = nests.types()
     tables: dict[str, Constant] = {}
     statements: list[Statement] = []
     for statement in nests.statements:
-        if isinstance(statement, Primitive) and statement.name in FFT:
-            transform = _transform(statement, types[statement.operands[0]], target.lanes)
-            found = _tables(transform)
-            tables |= {table.name: table for table in found}
-            operands = (*statement.operands, *(table.name for table in found))
-            statement = replace(statement, operands=operands, attributes=(("lanes", target.lanes),))
+        if isinstance(statement, Primitive):
+            found: dict[str, Constant] = {}
+            if statement.name in FFT:
+                found = _tables(_transform(statement, types[statement.operands[0]], target.lanes))
+                statement = replace(statement, attributes=(("lanes", target.lanes),))
+            elif statement.scan is not None:
+                body = statement.scan.body
+                inner, found = _prepared(body, target)
+                inputs = (*body.inputs, *(Value(table.name, table.type) for table in found.values()))
+                scan = replace(statement.scan, body=replace(body, inputs=inputs, statements=inner))
+                statement = replace(statement, scan=scan)
+            statement = replace(statement, operands=(*statement.operands, *found))
+            tables |= found
         statements.append(statement)
-    return replace(nests, constants=(*nests.constants, *tables.values()), statements=tuple(statements))
+    return tuple(statements), tables
 
 
 def kernel(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
@@ -112,12 +125,13 @@ def _transform(statement: Primitive, type: TensorType, width: int) -> _Transform
     return _SideBySide(n, scale, width)
 
 
-def _tables(transform: _Transform) -> tuple[Constant, ...]:
+def _tables(transform: _Transform) -> dict[str, Constant]:
     """Real and imaginary parts of the roots of unity, computed in f64."""
     table = np.concatenate([*transform.roots(), np.ones(1)])
     parts = {"re": table.real.astype(np.float32), "im": table.imag.astype(np.float32)}
     name = f"roots.{transform.n}.{type(transform).__name__.strip('_').lower()}.{transform.width}"
-    return tuple(Constant(f"{name}.{key}", TensorType.of(part), Data(part)) for key, part in parts.items())
+    constants = (Constant(f"{name}.{key}", TensorType.of(part), Data(part)) for key, part in parts.items())
+    return {constant.name: constant for constant in constants}
 
 
 def _halves(n: int, width: int) -> tuple[int, int] | None:
