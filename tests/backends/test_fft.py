@@ -72,6 +72,9 @@ def test_equal_transforms_share_their_roots() -> None:
     binary = compile(program)
     roots = [name for name in binary.artifact.manifest.entry["weights"] if name.startswith("roots")]
     assert len(roots) == 2  # re and im
+    steps = [step["function"] for step in binary.artifact.manifest.entry["steps"]]
+    assert len([name for name in steps if "fft" in name]) == 3
+    assert len({name for name in steps if "fft" in name}) == 2
     x = normal(4, 96)
     assert error(binary(x), np.fft.fft(x)) < 1e-6
 

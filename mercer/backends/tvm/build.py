@@ -155,10 +155,9 @@ class _Plan:
         operands = tuple(Operand(name, self.types[name]) for name in dict.fromkeys(statement.operands))
         results = tuple(Operand(value.name, value.type) for value in statement.targets)
         self.types |= {operand.name: operand.type for operand in kernel.scratch}
-        call = _Call(
-            kernel, operands, (*results, *kernel.scratch), statement.name, kernel.detail, statement.origins, statement
-        )
-        self.calls.append(call)
+        outputs = (*results, *kernel.scratch)
+        content = statement if statement.scan is not None else _what(statement, self.types)
+        self.calls.append(_Call(kernel, operands, outputs, statement.name, kernel.detail, statement.origins, content))
 
     def _add_view(self, statement: Primitive) -> None:
         (operand,), (value,) = statement.operands, statement.targets
@@ -286,6 +285,13 @@ def _content(schedule: Schedule, operands: Iterable[Operand], output: TensorType
     nest = schedule.nest
     types = tuple(operand.type for operand in operands)
     return schedule.family, schedule.detail, nest.axes, renamed(nest.body), types, output
+
+
+def _what(statement: Primitive, types: dict[str, TensorType]) -> Any:
+    """Equal for primitives that do the same with operands of the same types."""
+    same = tuple(statement.operands.index(name) for name in statement.operands)
+    operands = tuple(types[name] for name in statement.operands)
+    return statement.name, statement.attributes, same, operands, tuple(value.type for value in statement.targets)
 
 
 def _copy(target: str, source: str, type: TensorType) -> Nest:
