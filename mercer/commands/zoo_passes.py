@@ -8,7 +8,7 @@
     # sample: x = uniform(-1, 1)       the distribution of an input (normal(0, 1) when not given)
 
 Parameters are those of `Program.initial()`. The program before the first pass of that name is compared to the end of
-the pipeline on the reference, in f64; every claim of every step is verified, too.
+the pipeline on the reference, in f64 (of a claim to keep all bits: as declared); every step is verified, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mercer.commands.show import show_table
-from mercer.compiler import Program, UsageError, parse, parse_text, read_text
+from mercer.compiler import Program, UsageError, parse, read_text
+from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Graph
 from mercer.ir.index import Call, Expr, Reduce, children
 from mercer.ir.integers import IntExpr
@@ -164,7 +165,7 @@ def _measure(row: Row, example: Example) -> None:
     start = next((i for i, each in enumerate(passes) if each.name == row.name), None)
     if start is None:
         raise UsageError(f"{example.path} does not run the pass {row.name}")
-    program = parse_text(example.text, str(example.path)) if not example.path.exists() else parse(example.path)
+    program = parse(example.path)
     inputs = example.samples(program)
     context = PassContext(program.library, weights=program.initial(), data=inputs, verify_each=True)
     before = run_passes(program.graph, passes[:start], context)
@@ -181,8 +182,12 @@ def _measure(row: Row, example: Example) -> None:
         row.problem = "; ".join(reasons) or "nothing fits the pass"
         return
     whole = Calibration(before, program.library, inputs, program.initial())
-    calibration = whole.judge if claim is Exactness.APPROX else whole
-    row.error = relative_error(calibration.outputs(before), calibration.outputs(after))
+    judged = whole.judge.inputs if claim is Exactness.APPROX else inputs
+    precision = None if claim is Exactness.BIT else DType.F64
+    left, right = (
+        evaluate(lower(graph, program.library), judged, program.initial(), precision) for graph in (before, after)
+    )
+    row.error = relative_error(left, right)
     row.stated = sum(entry.error or 0.0 for entry in fired) if claim is Exactness.APPROX else None
     row.multiply_adds = multiply_adds(before, program, whole.dims), multiply_adds(after, program, whole.dims)
     row.operations = operations(before, program, whole.dims), operations(after, program, whole.dims)

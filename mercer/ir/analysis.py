@@ -14,7 +14,7 @@ from mercer.ir.graph import Graph, Node, Value
 from mercer.ir.index import Call, Expr, Reduce, children
 from mercer.ir.integers import ONE, ZERO, Computed, Dim, IntExpr, Var
 from mercer.ir.lower import read_names
-from mercer.ir.nests import Nest, Nests, Statement, defined
+from mercer.ir.nests import Nest, Nests, Scan, Statement, defined
 from mercer.ir.types import TensorType
 from mercer.runtime.errors import MercerError
 
@@ -165,10 +165,17 @@ def cost(statement: Statement, types: Mapping[str, TensorType]) -> Cost:
     values = [types[name] for name in operands(statement)] + [value.type for value in results(statement)]
     moved = sum((_product(type.shape) * type.dtype.numpy.itemsize for type in values), ZERO)
     if not isinstance(statement, Nest):
-        return Cost(bytes=moved)
+        return _repeated(statement.scan, moved) if statement.scan is not None else Cost(bytes=moved)
     per_element = {kind: _operations(statement.body, kind) for kind in (False, True)}
     count = _product(statement.type.shape)
     return Cost(count * per_element[False], count * per_element[True], moved)
+
+
+def _repeated(scan: Scan, moved: IntExpr) -> Cost:
+    """The operations of every step."""
+    types = scan.body.types()
+    step = sum((cost(statement, types) for statement in scan.body.statements), Cost())
+    return Cost(step.flops * scan.extent, step.transcendental * scan.extent, moved)
 
 
 def _operations(body: Expr, transcendental: bool) -> IntExpr:

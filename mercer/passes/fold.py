@@ -30,6 +30,7 @@ class Fold(RewritePass):
     """
 
     name: ClassVar[str] = "fold"
+    source: ClassVar[str] = "Jones et al. 1993, Partial evaluation; Romero et al. 2022, FlexConv"
     level: ClassVar[Level] = Level.BOTH
     free_bytes: int = 1 << 20
     max_growth: int = 4

@@ -23,7 +23,7 @@ from mercer.ir.analysis import (
 from mercer.ir.graph import Graph, Node, Value
 from mercer.ir.index import Const, Expr, call
 from mercer.ir.integers import IntExpr
-from mercer.ir.nests import Nests, Primitive
+from mercer.ir.nests import Nests, Primitive, Scan
 from mercer.ir.spans import NOWHERE
 from tests.ir.programs import F32, dim, nest, program, read, tensor, total, var
 
@@ -149,6 +149,20 @@ def test_shared_parts_and_transcendental_functions_count_once_each() -> None:
 def test_cost_of_a_primitive_is_its_traffic() -> None:
     reshape = Primitive("reshape", (Value("y", tensor(N * 4)),), ("x",), (), ())
     assert cost(reshape, {"x": tensor(N, 4)}) == Cost(bytes=N * 32)
+
+
+def test_cost_of_a_scan_is_that_of_all_its_steps() -> None:
+    body = Nests(
+        "step",
+        (Value("h", tensor(N)),),
+        (),
+        (),
+        (nest("next", call("add", read("h", n), read("h", n)), n=N),),
+        ("next",),
+    )
+    scan = Scan("t", dim("L"), body)
+    repeated = Primitive("scan", (Value("y", tensor(N)),), ("x",), (), (), scan)
+    assert cost(repeated, {"x": tensor(N)}) == Cost(N * dim("L"), bytes=N * 8)
 
 
 def test_types_load_no_networkx() -> None:
