@@ -11,6 +11,8 @@ from numpy import ndarray as Array
 SAMPLES = [
     {"model": "Static", "N": 2},
     {"model": "Static", "N": 3},
+    {"model": "Spectral", "N": 2},
+    {"model": "Spectral", "N": 3},
     {"model": "AnyLength", "N": 2, "L": 16},
     {"model": "AnyLength", "N": 3, "L": 21},
     {"model": "Irregular", "N": 2, "L": 9},
