@@ -66,6 +66,18 @@ class Body(Evaluator):
         word = "iterate" if s.early else "scan"
         self.fail("unsupported", f"`{word}` stands in an operator", s.span, hint="move it into an `op`")
 
+    def call(self, e: syntax.Call, first: tuple[AnyValue, ...] = ()) -> AnyValue:
+        if e.callee.name != "grad" or self.library.definition("grad") is not None:
+            return super().call(e, first)
+        self.step(e.span)
+        arguments = first + tuple(self.evaluate(a) for a in e.arguments)
+        return POISON if any(isinstance(v, Poison) for v in arguments) else self.gradient(e, arguments)
+
+    def gradient(self, e: syntax.Call, arguments: tuple[AnyValue, ...]) -> AnyValue:
+        """`grad(y, x)`."""
+        hint = "it differentiates whole tensors; call it where the operators are called"
+        self.fail("unsupported", "`grad` stands in a layer or a model", e.span, hint=hint)
+
     def parameter(self, s: syntax.ParamDeclaration) -> None:
         self.fail("unsupported", "only a layer or a model owns parameters", s.span, hint="take it as a tensor argument")
 

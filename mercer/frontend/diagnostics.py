@@ -40,6 +40,7 @@ DIAGNOSTICS: dict[str, str] = {
     "out-of-range": "An index or a static value lies outside what is allowed.",
     "require-failed": "A `require` of the called definition does not hold.",
     "not-static": "A value must be known at compile time and is not.",
+    "not-differentiable": "A gradient is asked of something that has none.",
     "missing-return": "A body ends without `return`, or returns the wrong number of results.",
     "unsupported": "The construct is part of the language, but not in this place.",
 }

@@ -12,6 +12,7 @@ from mercer.frontend.arithmetic import STATIC_FUNCTIONS
 from mercer.frontend.body import Body, Collector
 from mercer.frontend.diagnostics import CompileError, DiagnosticBag, did_you_mean
 from mercer.frontend.frames import Frame, fail, relocated
+from mercer.frontend.gradients import differentiate
 from mercer.frontend.library import DefinitionLibrary
 from mercer.frontend.signature import Matcher, bind_defaults, names_in, type_of
 from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, as_attribute, describe, is_integer
@@ -20,7 +21,7 @@ from mercer.ir.index import Axis, Expr
 from mercer.ir.initializers import INITIALIZERS
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
-from mercer.ir.types import Array
+from mercer.ir.types import Array, TensorType
 
 
 def elaborate(
@@ -46,6 +47,7 @@ class _GraphBuilder(Collector):
         self.library = library
         self.nodes: list[Node] = []
         self.parameters: dict[str, Parameter] = {}
+        self.types: dict[str, TensorType] = {}
         self.path = ""
 
     def emit(self, target: str, axes: tuple[Axis, ...], body: Expr) -> Tensor:
@@ -61,6 +63,7 @@ class _GraphBuilder(Collector):
         instance = self.library.instantiate(operator, [t.type for t in operands], given, span)
         results = tuple(Value(self.fresh(self.path + operator), type_) for type_ in instance.results)
         names = tuple(t.name for t in operands)
+        self.types |= {t.name: t.type for t in operands}
         self.nodes.append(Node(operator, names, self.library.normalize(operator, given), results, span))
         return tuple(Tensor(value.name, value.type) for value in results)
 
@@ -101,6 +104,17 @@ class _LayerBody(Body):
         self.builder.names.add(name)
         self.builder.parameters[name] = Parameter(name, type_, initializer, s.trainable, self.frame.site or s.span)
         self.frame.scope[s.name.name] = Tensor(name, type_)
+
+    def gradient(self, e: syntax.Call, arguments: tuple[AnyValue, ...]) -> AnyValue:
+        if len(arguments) != 2 or e.attributes or e.keywords:
+            name = "missing-argument" if len(arguments) < 2 else "extra-argument"
+            self.fail(name, "`grad` takes two tensors", e.span, expected="grad(y, x)")
+        y, x = arguments
+        if not isinstance(y, Tensor) or not isinstance(x, Tensor):
+            found = describe(x if isinstance(y, Tensor) else y)
+            self.fail("type-mismatch", "`grad` takes two tensors", e.span, expected="grad(y, x)", found=found)
+        builder, span = self.builder, self.frame.site or e.span
+        return differentiate(self.owner, builder, builder.nodes, builder.types, y, x, span)
 
     def _initializer(self, s: syntax.ParamDeclaration) -> Initializer:
         e = s.initializer

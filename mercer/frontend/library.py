@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import cast
 
-from mercer.frontend import syntax
+from mercer.frontend import gradients, syntax
 from mercer.frontend.arithmetic import show_shape
 from mercer.frontend.body import Body, nest
 from mercer.frontend.diagnostics import SOURCES, CompileError, DiagnosticBag, did_you_mean
@@ -24,7 +24,7 @@ from mercer.frontend.values import AnyValue, Reference, Tensor, as_attribute, de
 from mercer.ir.graph import AttributeValue, KernelValue, Value
 from mercer.ir.index import Axis, Expr, Read, call
 from mercer.ir.integers import IntExpr
-from mercer.ir.library import Instance
+from mercer.ir.library import GRADIENT, Instance
 from mercer.ir.nests import Primitive
 from mercer.ir.primitives import OF_KNOWN_LENGTH
 from mercer.ir.spans import NOWHERE, Span
@@ -120,6 +120,8 @@ class DefinitionLibrary:
     def _instantiate(
         self, operator: str, operands: Sequence[TensorType], attributes: Mapping[str, AttributeValue], span: Span
     ) -> Instance:
+        if operator.endswith(GRADIENT):
+            return gradients.instance(self, operator, operands, attributes, span)
         definition = self.definition(operator)
         if definition is None or definition.kind != "op":
             hint = did_you_mean(operator, self.operators())
@@ -150,6 +152,8 @@ class DefinitionLibrary:
         self, operator: str, attributes: Mapping[str, AttributeValue]
     ) -> tuple[tuple[str, AttributeValue], ...]:
         """All attributes in declaration order; a default that depends on the operands is left out."""
+        if operator.endswith(GRADIENT):
+            return gradients.normalize(self, operator, attributes)
         definition = self.definition(operator)
         if definition is None:
             return tuple(attributes.items())

@@ -11,6 +11,16 @@ from mercer.ir.nests import Statement
 from mercer.ir.spans import Span
 from mercer.ir.types import TensorType
 
+GRADIENT = ".grad"
+"""Ends the name of the gradient of an operator."""
+
+
+def primal(operator: str) -> str:
+    """The operator whose gradient, or gradient of a gradient, this is; the operator itself when it is none."""
+    while operator.endswith(GRADIENT):
+        operator = operator.removesuffix(GRADIENT)
+    return operator
+
 
 @dataclass(frozen=True)
 class Instance:

@@ -24,7 +24,7 @@ from mercer.ir.index import (
 )
 from mercer.ir.initializers import INITIALIZERS
 from mercer.ir.integers import Dim, IntExpr, Var
-from mercer.ir.library import Library
+from mercer.ir.library import Library, primal
 from mercer.ir.nests import Nest, Nests, Primitive, defined
 from mercer.ir.primitives import PRIMITIVES
 from mercer.ir.printer import print_node, print_statement
@@ -262,7 +262,7 @@ def _node_results_are_known(node: Node, scope: _Scope) -> Faults:
 def _node_fits_definition(node: Node, scope: _Scope) -> Faults:
     if scope.library is None:
         return
-    if node.operator not in scope.library.operators():
+    if primal(node.operator) not in scope.library.operators():
         yield f"the library has no operator {node.operator}"
         return
     operands = [scope.known[name] for name in node.operands]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from mercer.ir.bounds import extents, in_bounds, non_negative
 from mercer.ir.index import (
     Axis,
     Call,
@@ -25,7 +26,6 @@ from mercer.ir.integers import ONE, Extremum, IntExpr, Quotient, Remainder, Var
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Statement, defined
 from mercer.ir.types import TensorType
-from mercer.passes.bounds import extents, in_bounds, non_negative
 from mercer.passes.cost import parts, statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
