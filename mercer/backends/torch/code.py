@@ -84,6 +84,7 @@ class Block:
         self.names = names
         self._interned: dict[tuple[str, tuple[int, ...]], Code] = {}
         self._assignments: list[tuple[str, Code]] = []
+        self.definitions: list[str] = []
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -134,6 +135,13 @@ class Block:
             self._assignments.append((known, code))
         return known
 
+    def define(self, wanted: str, text: str) -> str:
+        """Add a local function in front of the assignments; its name, similar to `wanted`, goes into the first hole."""
+        name = self.names.new(wanted)
+        head, rest = text.split("\n", 1)
+        self.definitions += [head.format(name), *rest.split("\n")]
+        return name
+
     def inline(self, code: Code) -> str:
         """The expression as one piece of text, nothing named."""
         parts = [
@@ -145,8 +153,8 @@ class Block:
     # --- text ---------------------------------------------------------------------------------------------------------
 
     def lines(self) -> list[str]:
-        """The assignments as text."""
-        return _Printer(self.names, self._assignments).lines()
+        """The local functions and the assignments as text."""
+        return [*self.definitions, *_Printer(self.names, self._assignments).lines()]
 
 
 def wrapped(line: str, indent: int, width: int = 120) -> list[str]:

@@ -54,7 +54,7 @@ def helper(instance: Instance, operands: Sequence[TensorType], literals: Mapping
     for statement in instance.statements:
         lowering.statement(statement)
     results = ", ".join(lowering.python[name] for name in instance.outputs)
-    body = [*lowering.definitions, *lowering.block.lines()]
+    body = lowering.block.lines()
     if body and len(instance.outputs) == 1 and body[-1].startswith(f"{results} = "):
         body[-1] = f"return {body[-1].removeprefix(f'{results} = ')}"
     else:
@@ -111,7 +111,6 @@ class _Lowering:
         self.types = types
         self.python = python
         self.literals = literals
-        self.definitions: list[str] = []
         device = next((f"{name}.device" for name in python.values()), None)
         dtypes: dict[DType, str] = {}
         for name, argument in python.items():
@@ -156,20 +155,20 @@ class _Lowering:
         slices = results[scan.carried : scan.carried + len(scan.axes)]
         lists = [names.new(f"{name}_steps") for name in slices]
         state, following = ", ".join(arguments[: scan.carried]), ", ".join(results[: scan.carried])
-        lines = [*inner.definitions, *inner.block.lines(), f"{state} = {following}"]
+        lines = [*inner.block.lines(), f"{state} = {following}"]
         lines += [f"{steps}.append({name})" for steps, name in zip(lists, slices, strict=True)]
         lines += [f"if {results[-1]}:", "    break"] if scan.until else []
         targets = statement.targets[scan.carried :]
         stacked = [self.stacked(*each) for each in zip(lists, scan.axes, targets, strict=True)]
-        name = self.block.names.new("scan")
         count = self.block.inline(self.algebra.count(scan.extent).code)
-        self.definitions += [
-            f"def {name}({', '.join(arguments)}):",
+        text = [
+            f"def {{}}({', '.join(arguments)}):",
             *(f"    {steps} = []" for steps in lists),
             f"    for {scan.step} in range({count}):",
             *(f"        {line}" for line in lines),
             f"    return {', '.join([*arguments[: scan.carried], *stacked])}",
         ]
+        name = self.block.define("scan", "\n".join(text))
         operands = [self.block.leaf(self.python[operand]) for operand in statement.operands]
         call = self.block.code(f"{name}({', '.join('{}' for _ in operands)})", *operands, hint="last")
         for number, target in enumerate(statement.targets):

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from mercer.backends.torch.code import Code
 from mercer.backends.torch.terms import Algebra
 from mercer.ir.nests import Primitive
+from mercer.ir.primitives import THREEFRY_PARITY, THREEFRY_ROTATIONS
 
 Rule: TypeAlias = Callable[[Algebra, Primitive, Sequence[Code]], list[Code]]
 
@@ -28,5 +29,43 @@ def _fourier(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -
     return [algebra.block.code(f"torch.fft.{statement.name.removesuffix('_last')}({{}})", operands[0], hint="spectrum")]
 
 
-PRIMITIVES: dict[str, Rule] = {"reshape": _reshape, "argsort": _argsort, "fft_last": _fourier, "ifft_last": _fourier}
+def _scatter_add(algebra: Algebra, _: Primitive, operands: Sequence[Code]) -> list[Code]:
+    block = algebra.block
+    name = block.define(
+        "scatter_add",
+        """def {}(base, index, values):
+    inside = (index >= 0) & (index < base.shape[-2])
+    rows = torch.where(inside, index, 0).long()[..., None].expand_as(values)
+    return base.scatter_add(-2, rows, torch.where(inside[..., None], values, 0))""",
+    )
+    return [block.code(f"{name}({{}}, {{}}, {{}})", *operands)]
+
+
+def _threefry(algebra: Algebra, _: Primitive, operands: Sequence[Code]) -> list[Code]:
+    block = algebra.block
+    name = block.define(
+        "threefry",
+        f"""def {{}}(key, counter):
+    k, (a, b) = key.long(), counter.long()
+    words = (k[0], k[1], k[0] ^ k[1] ^ {THREEFRY_PARITY:#x})
+    a, b = a + words[0], (b + words[1]) & 0xFFFFFFFF
+    for group in range(5):
+        for rotation in {THREEFRY_ROTATIONS}[group % 2]:
+            a = (a + b) & 0xFFFFFFFF
+            b = ((b << rotation | b >> 32 - rotation) ^ a) & 0xFFFFFFFF
+        a, b = a + words[(group + 1) % 3], (b + words[(group + 2) % 3] + group + 1) & 0xFFFFFFFF
+    bits = torch.stack([a, b]) & 0xFFFFFFFF
+    return torch.where(bits < 1 << 31, bits, bits - (1 << 32)).to(torch.int32)""",
+    )
+    return [block.code(f"{name}({{}}, {{}})", *operands, hint="bits")]
+
+
+PRIMITIVES: dict[str, Rule] = {
+    "reshape": _reshape,
+    "argsort": _argsort,
+    "fft_last": _fourier,
+    "ifft_last": _fourier,
+    "scatter_add": _scatter_add,
+    "threefry": _threefry,
+}
 """Rules by name: (statement, operands) -> one expression for each target."""

@@ -13,10 +13,13 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm import fft, scan, vector_math as vm
 from mercer.backends.tvm.kernel import Kernel, Operand, rows
 from mercer.backends.tvm.lower import Scope, int64
-from mercer.backends.tvm.scalar import UnsupportedError
+from mercer.backends.tvm.scalar import UnsupportedError, convert, pack, unpack
+from mercer.backends.tvm.schedules.common import size
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.integers import ONE
 from mercer.ir.nests import Primitive
+from mercer.ir.primitives import THREEFRY_PARITY, THREEFRY_ROTATIONS
 from mercer.ir.types import TensorType
 
 Rule: TypeAlias = Callable[[Primitive, Mapping[str, TensorType]], Kernel]
@@ -82,5 +85,70 @@ def _argsort(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
     return Kernel("merge sort", rows(types[x]), 3.0 * typical * max(1.0, math.log2(max(typical, 2))), emit, (spare,))
 
 
-PRIMITIVES: dict[str, Rule] = {"argsort": _argsort, "fft_last": fft.kernel, "ifft_last": fft.kernel}
+def _scatter_add(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
+    """Matrix after matrix: a copy of the base, then the rows in order."""
+    (base, index, values), (target,) = statement.operands, statement.targets
+    count, width = target.type.shape[-2:]
+    length = types[index].shape[-1]
+
+    def emit(scope: Scope, unit: TirExpr) -> None:
+        start, places, added, total = (scope.tensors[name].buffer for name in (base, index, values, target.name))
+        n, c, m = (T.bind(scope.integer(size)) for size in (count, width, length))
+        first = T.bind(unit * n * c)
+        with T.serial(int64(0), n * c) as i:
+            T.buffer_store(total, start[first + i], [first + i])
+        with T.serial(int64(0), m) as i:
+            place = T.bind(tirx.Cast("int64", places[unit * m + i]))
+            with T.If(tirx.And(place >= int64(0), place < n)):
+                with T.Then():
+                    with T.serial(int64(0), c) as k:
+                        here = first + place * c + k
+                        dtype = target.type.dtype
+                        old, new = unpack(total[here], dtype), unpack(added[(unit * m + i) * c + k], dtype)
+                        T.buffer_store(total, pack(convert(old + new, dtype), dtype), [here])
+
+    cost = 1.0 * size(width) * (size(count) + size(length))
+    return Kernel("rows in order", math.prod(target.type.shape[:-2], start=ONE), cost, emit)
+
+
+def _threefry(statement: Primitive, _: Mapping[str, TensorType]) -> Kernel:
+    (key, counter), (target,) = statement.operands, statement.targets
+    count = target.type.shape[1]
+
+    def emit(scope: Scope, i: TirExpr) -> None:
+        keys, counters, out = (scope.tensors[name].buffer for name in (key, counter, target.name))
+        stride = scope.integer(count)
+
+        def unsigned(x: TirExpr) -> TirExpr:
+            return tirx.reinterpret("uint32", x)
+
+        def number(value: int) -> TirExpr:
+            return tirx.const(value, "uint32")
+
+        words, state = vm.registers(3, "uint32"), vm.registers(2, "uint32")
+        a, b = state[0], state[1]
+        T.buffer_store(words, unsigned(keys[0]), [0])
+        T.buffer_store(words, unsigned(keys[1]), [1])
+        T.buffer_store(words, words[0] ^ words[1] ^ number(THREEFRY_PARITY), [2])
+        T.buffer_store(state, unsigned(counters[i]) + words[0], [0])
+        T.buffer_store(state, unsigned(counters[stride + i]) + words[1], [1])
+        for group in range(5):
+            for rotation in THREEFRY_ROTATIONS[group % 2]:
+                T.buffer_store(state, a + b, [0])
+                T.buffer_store(state, ((b << number(rotation)) | (b >> number(32 - rotation))) ^ a, [1])
+            T.buffer_store(state, a + words[(group + 1) % 3], [0])
+            T.buffer_store(state, b + words[(group + 2) % 3] + number(group + 1), [1])
+        T.buffer_store(out, tirx.reinterpret("int32", a), [i])
+        T.buffer_store(out, tirx.reinterpret("int32", b), [stride + i])
+
+    return Kernel("one pair at a time", count, 30.0, emit)
+
+
+PRIMITIVES: dict[str, Rule] = {
+    "argsort": _argsort,
+    "fft_last": fft.kernel,
+    "ifft_last": fft.kernel,
+    "scatter_add": _scatter_add,
+    "threefry": _threefry,
+}
 """Rules by name. `reshape` is no code at all: build.py knows it as a view."""

@@ -20,7 +20,7 @@ def positive(*shape: int) -> Operand:
     return make
 
 
-def lower(*shape: int) -> Operand:
+def triangles(*shape: int) -> Operand:
     """Matrices whose lower triangle is well conditioned; the upper one is noise."""
     return lambda rng: 0.3 * rng.standard_normal(shape) + 2 * np.eye(shape[-1])
 
@@ -30,9 +30,9 @@ def factor(a: Any) -> Any:
     return torch.linalg.cholesky(torch.tril(a) + torch.tril(a, -1).mT)
 
 
-def triangular(l: Any, b: Any, transposed: bool = False) -> Any:
-    l = torch.tril(l)
-    return torch.linalg.solve_triangular(l.mT if transposed else l, b, upper=transposed)
+def triangular(lower: Any, b: Any, transposed: bool = False) -> Any:
+    lower = torch.tril(lower)
+    return torch.linalg.solve_triangular(lower.mT if transposed else lower, b, upper=transposed)
 
 
 RECORDS: tuple[Record, ...] = (
@@ -45,9 +45,9 @@ RECORDS: tuple[Record, ...] = (
     Record(
         "triangular_solve",
         (
-            sample(lower(5, 5), normal(5, 2)),
-            sample(lower(2, 4, 4), normal(2, 4, 3)),
-            sample(lower(2, 4, 4), normal(2, 4, 3), transposed=True),
+            sample(triangles(5, 5), normal(5, 2)),
+            sample(triangles(2, 4, 4), normal(2, 4, 3)),
+            sample(triangles(2, 4, 4), normal(2, 4, 3), transposed=True),
         ),
         triangular,
         (bad("`b` has size 4 along axis 0; `n` = 5", (5, 5), (4, 2)),),

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from tests.operators.records.record import Record, given, integers, normal, sample
+from tests.operators.records.record import Record, bad, given, integers, normal, sample
+
+
+def scattered(base: Any, index: Any, values: Any) -> Any:
+    """A sum over all rows, each of which belongs to one row of the base or to none."""
+    belongs = index[..., None, :] == torch.arange(base.shape[-2])[:, None]
+    return base + belongs.to(base.dtype) @ values
+
 
 RECORDS: tuple[Record, ...] = (
     Record(
@@ -20,5 +29,14 @@ RECORDS: tuple[Record, ...] = (
         ),
         lambda x, descending=False: torch.argsort(x, dim=-1, descending=descending, stable=True).to(torch.int32),
         differentiable=False,
+    ),
+    Record(
+        "scatter_add",
+        (
+            sample(normal(5, 3), integers(20, high=5), normal(20, 3)),
+            sample(normal(2, 3, 4, 2), integers(2, 3, 7, low=-2, high=6), normal(2, 3, 7, 2)),
+        ),
+        scattered,
+        (bad("`index` is f32; i32 expected", (5, 4), (3,), (3, 4)),),
     ),
 )
