@@ -17,6 +17,7 @@ from mercer.passes.factorize.nystrom import Nystrom
 from mercer.passes.factorize.one_way import OneWay
 from mercer.passes.factorize.projection import Projection
 from mercer.passes.factorize.random_features import RandomFeatures
+from mercer.passes.factorize.separable import Separable
 from mercer.passes.factorize.snnk import Snnk
 from mercer.passes.factorize.svd_linear import SvdLinear
 from mercer.passes.factorize.thinning import Thinning
@@ -51,6 +52,7 @@ FACTORIZE: tuple[type[Pass], ...] = (
     MergeBranches,
     Collapse,
     Associate,
+    Separable,
     SvdLinear,
     TuckerConv,
     CpConv,

@@ -11,6 +11,7 @@ from typing import ClassVar
 from mercer.ir.graph import Node
 from mercer.ir.integers import IntExpr
 from mercer.passes.factorize.approximation import operations
+from mercer.passes.factorize.contractions import quiet
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import RewritePass
 from mercer.passes.patterns import Match, Scope, any_node
@@ -35,18 +36,9 @@ class Associate(RewritePass):
     extent: int = 256
 
     def rewrites(self) -> Sequence[Rewrite]:
-        fired: set[str] = set()
-
-        def reassociate(match: Match, build: Builder) -> Outcome:
-            outcome = self._reassociate(match, build)
-            if isinstance(outcome, Refusal) and match.root.name in fired:
-                return None
-            if isinstance(outcome, str):
-                fired.add(match.root.name)
-            return outcome
-
+        products = any_node(*PRODUCTS, test=_of_matrices)
         return (
-            Rewrite("reassociate", any_node(*PRODUCTS, test=_of_matrices), reassociate, Exactness.REAL),
+            quiet(Rewrite("reassociate", products, self._reassociate, Exactness.REAL)),
             Rewrite("sum_of_product", any_node("sum"), self._sum, Exactness.REAL),
         )
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 
 from mercer.ir.graph import AttributeValue, Node
+from mercer.ir.types import DType
 from mercer.passes.factorize.approximation import Matrix
 from mercer.passes.factorize.convolutions import SPATIAL, Geometry
-from mercer.passes.patterns import Scope
+from mercer.passes.patterns import Match, Scope
+from mercer.passes.rewrite import Builder, Outcome, Refusal, Rewrite
+
+ROUNDINGS = 4
+"""Of the largest element: what a factorization may leave when it counts as exact, in units of rounding."""
 
 
 def known(name: str, scope: Scope) -> Matrix | None:
@@ -48,3 +56,40 @@ def grouped(weight: Matrix, groups: int, fewer: int) -> Matrix:
 def shared(nodes: Iterable[Node], scope: Scope) -> str | None:
     """Why these nodes would not go away with their only reader."""
     return next((f"%{node.name} has other readers" for node in nodes if scope.uses(node.name) > 1), None)
+
+
+def exact_factors(matrix: Matrix, most: int, dtype: DType) -> tuple[Matrix, Matrix] | float:
+    """Factors [m, r] and [r, n] of the least rank up to `most` that give an array of this element type again.
+
+    What they leave must not be more than the rounding of the array; otherwise the result is the largest element that
+    rank `most` leaves, relative to the largest element.
+    """
+    largest = float(np.abs(matrix).max(initial=0.0))
+    if not largest:
+        return np.zeros((len(matrix), 1)), np.zeros((1, matrix.shape[1]))
+    left, values, right = np.linalg.svd(matrix / largest, full_matrices=False)
+    allowed = ROUNDINGS * float(cast(Any, ml_dtypes.finfo(dtype.numpy)).eps)
+    error = 1.0
+    for rank in range(1, min(most, len(values)) + 1):
+        roots = np.sqrt(values[:rank])
+        factors = left[:, :rank] * roots, roots[:, None] * right[:rank]
+        error = float(np.abs(matrix / largest - factors[0] @ factors[1]).max())
+        if error <= allowed:
+            return factors[0] * largest, factors[1]
+    return error
+
+
+def quiet(rewrite: Rewrite) -> Rewrite:
+    """The rewrite without refusals at places where it has fired, and at what it has made there."""
+    fired: set[str] = set()
+
+    def function(match: Match, build: Builder) -> Outcome:
+        outcome = rewrite.function(match, build)
+        name = match.root.name
+        if isinstance(outcome, Refusal):
+            return None if any(name == each or name.startswith(f"{each}.") for each in fired) else outcome
+        if outcome is not None:
+            fired.add(name)
+        return outcome
+
+    return replace(rewrite, function=function)
