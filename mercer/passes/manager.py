@@ -136,7 +136,8 @@ class Pass:
 
     def __str__(self) -> str:
         """As a pipeline writes it, with the options that differ from their defaults."""
-        options = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
+        given = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
+        options = [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given]
         return f"{self.name}{{{','.join(options)}}}" if options else self.name
 
 

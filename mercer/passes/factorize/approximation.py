@@ -48,8 +48,8 @@ class Approximation(Pass):
 
     def on_graph(self, graph: Graph, context: PassContext) -> Graph:
         calibration = Calibration(graph, context.library, context.data, context.weights)
-        places = frozenset(node.name for node in graph.nodes)
-        rewrites = [_once(rewrite, set(places), calibration) for rewrite in self.rewrites(calibration)]
+        places = {node.name for node in graph.nodes}
+        rewrites = [_once(rewrite, places, calibration) for rewrite in self.rewrites(calibration)]
         known: tuple[Array, ...] | None = None
         while True:
             start = time.perf_counter()
@@ -92,20 +92,27 @@ def _count(context: PassContext, outcome: Outcomes, seconds: float) -> None:
 
 
 def _once(rewrite: Rewrite, places: set[str], calibration: Calibration) -> Rewrite:
-    """The rewrite where it saves operations, at most once for each of the places, which are names of nodes."""
+    """The rewrite where it saves operations, tried once for each of the places, which are names of nodes.
+
+    A place where some rewrite fires is taken from the set.
+    """
+    refused: set[str] = set()
 
     def function(match: Match, build: Builder) -> Outcome:
-        if match.root.name not in places:
+        name = match.root.name
+        if name not in places or name in refused:
             return None
-        places.remove(match.root.name)
         outcome = rewrite.function(match, build)
-        if outcome is None or isinstance(outcome, Refusal):
-            return outcome
-        gone = [node for node in match.nodes if node is match.root or match.scope.uses(node.name) == 1]
-        before = operations(gone, match.scope.type, build.library, calibration.dims)
-        after = operations(build.nodes, build.type, build.library, calibration.dims)
-        if after >= before:
-            return Refusal(f"{after:,} operations would take the place of {before:,}")
+        if isinstance(outcome, str | tuple):
+            gone = [node for node in match.nodes if node is match.root or match.scope.uses(node.name) == 1]
+            before = operations(gone, match.scope.type, build.library, calibration.dims)
+            after = operations(build.nodes, build.type, build.library, calibration.dims)
+            if after >= before:
+                outcome = Refusal(f"{after:,} operations would take the place of {before:,}")
+        if isinstance(outcome, str | tuple):
+            places.remove(name)
+        else:
+            refused.add(name)
         return outcome
 
     return replace(rewrite, function=function)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mercer.ir.graph import Graph, Node
 from mercer.ir.integers import IntExpr
-from mercer.ir.types import DType
+from mercer.ir.types import DType, TensorType
 from mercer.passes.calibration import Calibration
 from mercer.passes.factorize.approximation import Approximation, Matrix, array_of, one_of, solved, stored
 from mercer.passes.factorize.couplings import COUPLINGS, normal_rows
@@ -208,6 +208,8 @@ def find_chains(graph: Graph, bundle: bool) -> Iterator[Chain]:
     known = {constant.name: constant for constant in graph.constants}
     uses = Counter(name for node in graph.nodes for name in node.operands) + Counter(graph.outputs)
     reader = {name: node for node in graph.nodes for name in node.operands}
+    fixed = {constant.name for constant in (*graph.constants, *graph.parameters)}
+    types = graph.types()
     inside: set[str] = set()
     for first in graph.nodes:
         if first.operator != "linear" or first.name in inside:
@@ -215,7 +217,7 @@ def find_chains(graph: Graph, bundle: bool) -> Iterator[Chain]:
         nodes = [first]
         while bundle or nodes[-1].operator not in ACTIVATIONS:
             follower = reader.get(nodes[-1].name)
-            if follower is None or uses[nodes[-1].name] != 1 or not _by_row(follower, nodes[-1].name, graph):
+            if follower is None or uses[nodes[-1].name] != 1 or not _by_row(follower, nodes[-1].name, types, fixed):
                 break
             nodes.append(follower)
         inside |= {node.name for node in nodes} if bundle else set()
@@ -227,21 +229,20 @@ def find_chains(graph: Graph, bundle: bool) -> Iterator[Chain]:
             yield Chain(first.operands[0], tuple(nodes), matrix, scale, bias)
 
 
-def _by_row(node: Node, name: str, graph: Graph) -> bool:
+def _by_row(node: Node, name: str, types: Mapping[str, TensorType], constants: Container[str]) -> bool:
     """Whether a node does the same to every row of the value `name`, and needs nothing else that is not constant."""
     if node.operator in ACTIVATIONS:
         return True
-    constants = {fixed.name: fixed.type for fixed in (*graph.constants, *graph.parameters)}
     others = [operand for operand in node.operands if operand != name]
     if len(others) != 1 or others[0] not in constants:
         return False
-    shape = constants[others[0]].shape
+    rank, fixed = types[name].rank, types[others[0]]
     if node.operator == "linear":
         return node.operands[0] == name
     if node.operator == "bias_add":
-        return graph.types()[name].rank == 2
+        return rank == 2
     one = IntExpr.constant(1)
-    return node.operator in AFFINE and all(extent == one for extent in shape[:-1])
+    return node.operator in AFFINE and fixed.rank <= rank and all(extent == one for extent in fixed.shape[:-1])
 
 
 def _affine(nodes: Sequence[Node], graph: Graph) -> tuple[float, Matrix | None]:

@@ -12,8 +12,11 @@ from mercer.ir.evaluate import EvaluationError
 from mercer.ir.graph import Graph
 from mercer.passes.calibration import Calibration
 from mercer.passes.exactness import ExactnessError
+from mercer.passes.factorize.snnk import Snnk
 from mercer.passes.factorize.svd_linear import SvdLinear
-from mercer.passes.manager import PassContext
+from mercer.passes.factorize.thinning import Thinning
+from mercer.passes.manager import Pass, PassContext
+from mercer.passes.pipeline import parse
 from tests.passes.factorize.approximations import apply
 
 MODEL = "model M(x: f32[N, 24]) -> f32[N, 20] { return Linear(x; 20, bias = false) }"
@@ -56,3 +59,8 @@ def test_halves_need_a_batch() -> None:
     assert result.fired.error
     calibration = Calibration(result.before, None, {"x": X})  # type: ignore[arg-type]
     assert calibration.halves is None and calibration.judge is calibration
+
+
+@pytest.mark.parametrize("each", [SvdLinear(4, max_error=0.5), Snnk(8, "positive", refit=False), Thinning(seed=3)])
+def test_text_of_a_pass_reads_back(each: Pass) -> None:
+    assert parse(str(each)) == (each,)

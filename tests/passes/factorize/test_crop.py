@@ -100,6 +100,7 @@ def test_error_falls_with_the_threshold(text: str) -> None:
     errors = [result.error for result in results]
     costs = [result.fired.cost_after.flops for result in results if result.fired.cost_after]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01
+    assert not any(result.ledger.refused() for result in results)
     assert costs == sorted(costs)
     assert all(result.fired.exactness is Exactness.APPROX for result in results)
 

@@ -117,6 +117,17 @@ def test_chains_end_where_something_else_reads() -> None:
     assert all(chain.bias is not None and chain.scale == 1.0 for chain in chains)
 
 
+@pytest.mark.parametrize(("rows", "shift", "result"), [("4", "4, 8", "4, 8"), ("N", "1, 1, 8", "1, N, 8")])
+def test_chains_end_where_rows_differ(rows: str, shift: str, result: str) -> None:
+    text = f"""model M(x: f32[{rows}, 6]) -> f32[{result}] {{
+      param shift: f32[{shift}] = normal(0, 1)
+      return relu(Linear(x; 8)) + shift
+    }}"""
+    graph = apply(text, Snnk(2), None).before
+    (chain,) = find_chains(graph, bundle=True)
+    assert [node.operator for node in chain.nodes] == ["linear", "add", "relu"]
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
