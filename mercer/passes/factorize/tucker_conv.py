@@ -24,8 +24,8 @@ class TuckerConv(Approximation):
     leading singular vectors of the two unfoldings (higher-order SVD; De Lathauwer et al. 2000a), whose squared error is
     at most the sum of the squared singular values left out; `iterations` of alternating improvement follow
     (higher-order orthogonal iteration; De Lathauwer et al. 2000b). With a window of k elements, rank_in c + k rank_in
-    rank_out + rank_out o multiply-adds per output position take the place of k c o. Class: approx, measured; exact
-    where the unfoldings have these ranks.
+    rank_out + rank_out o multiply-adds per output position take the place of k c o. A rank that is full leaves its side
+    as it is (Tucker-1). Class: approx, measured; exact where the unfoldings have these ranks.
     """
 
     name: ClassVar[str] = "tucker_conv"
@@ -43,14 +43,20 @@ class TuckerConv(Approximation):
             return found
         if found.groups != 1:
             return Refusal(f"the channels are in {found.groups} groups")
+        if self.rank_in < 1 or self.rank_out < 1:
+            return Refusal(f"ranks {self.rank_in} and {self.rank_out} are not positive")
         out, channels = found.weight.shape[:2]
-        if not (1 <= self.rank_in <= channels and 1 <= self.rank_out <= out):
-            return Refusal(f"ranks {self.rank_in} and {self.rank_out} are not within {channels} and {out} channels")
+        if self.rank_in >= channels and self.rank_out >= out:
+            return Refusal(f"ranks {self.rank_in} and {self.rank_out} are full for {channels} and {out} channels")
         flat = found.weight.reshape(out, channels, -1)
-        left, core, right = tucker2(flat, self.rank_out, self.rank_in, self.iterations)
-        narrow = found.pointwise(build, found.x, right.T)
-        moved = found.build(build, narrow, core.reshape(*core.shape[:2], *found.window), found.geometry)
-        return found.pointwise(build, moved, left)
+        left, core, right = tucker2(flat, min(self.rank_out, out), min(self.rank_in, channels), self.iterations)
+        if self.rank_in >= channels:
+            core, right = np.einsum("rsk,cs->rck", core, right), np.eye(channels)
+        if self.rank_out >= out:
+            core, left = np.einsum("rsk,or->osk", core, left), np.eye(out)
+        y = found.x if self.rank_in >= channels else found.pointwise(build, found.x, right.T)
+        y = found.build(build, y, core.reshape(*core.shape[:2], *found.window), found.geometry)
+        return y if self.rank_out >= out else found.pointwise(build, y, left)
 
 
 def tucker2(tensor: Matrix, first: int, second: int, iterations: int) -> tuple[Matrix, Matrix, Matrix]:

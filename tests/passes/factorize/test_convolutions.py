@@ -104,6 +104,16 @@ def test_full_rank_is_exact() -> None:
     assert np.linalg.norm(np.einsum("or,cr,ir,jr->ocij", *factors) - small) < 1e-4 * np.linalg.norm(small)
 
 
+@pytest.mark.parametrize("each", [TuckerConv(8, 4), TuckerConv(3, 12)])
+def test_a_full_rank_leaves_its_side_as_it_is(each: TuckerConv) -> None:
+    result = factorized(each, WEIGHT)
+    assert len(result.nodes("conv2d")) == 2
+    unfolded = WEIGHT.reshape(OUT, -1) if each.rank_out < OUT else WEIGHT.transpose(1, 0, 2, 3).reshape(CHANNELS, -1)
+    values = np.linalg.svd(unfolded, compute_uv=False)
+    rank = min(each.rank_in, each.rank_out)
+    assert result.error == pytest.approx(np.linalg.norm(values[rank:]) / np.linalg.norm(values), rel=1e-5)
+
+
 @pytest.mark.parametrize("each", [CpConv(rank=3, starts=3), OneWay(rank=3), TuckerConv(3, 3)])
 def test_exact_at_the_rank_of_the_weight(each: Approximation) -> None:
     assert factorized(each, separable(3)).error < 1e-5
@@ -182,8 +192,9 @@ def test_other_numbers_of_axes(each: Approximation, spatial: int) -> None:
         (CpConv(rank=100, iterations=1), "operations would take the place of"),
         (OneWay(rank=31), "rank 31 is not between 1 and 30, the full rank"),
         (OneWay(rank=20), "operations would take the place of"),
-        (TuckerConv(9, 3), "ranks 9 and 3 are not within 8 and 10 channels"),
-        (TuckerConv(8, 10), "operations would take the place of"),
+        (TuckerConv(8, 10), "ranks 8 and 10 are full for 8 and 10 channels"),
+        (TuckerConv(0, 3), "ranks 0 and 3 are not positive"),
+        (TuckerConv(7, 9), "operations would take the place of"),
         (TuckerConv(2, 2, max_error=0.1), "exceeds max_error"),
     ],
 )
