@@ -105,7 +105,8 @@ def _taken(group: list[LedgerEntry]) -> list[tuple[object, ...]]:
     cost = [e for e in group if e.cost_before is not None and e.cost_after is not None]
     before = f"{sum(e.cost_before.flops for e in cost if e.cost_before):,}" if cost else ""
     after = f"{sum(e.cost_after.flops for e in cost if e.cost_after):,}" if cost else ""
-    error = f" {first.error:.1e}" if first.error else ""
+    total = sum(e.error or 0.0 for e in group)
+    error = f" {total:.1e}{' measured' if any(e.measured for e in group) else ''}" if total else ""
     operators = ", ".join(dict.fromkeys(e.operator for e in group))
     nodes = first.node if len(group) == 1 else f"{first.node} and {len(group) - 1} more"
     return [
