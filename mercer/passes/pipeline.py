@@ -19,6 +19,7 @@ from mercer.passes.factorize.projection import Projection
 from mercer.passes.factorize.random_features import RandomFeatures
 from mercer.passes.factorize.separable import Separable
 from mercer.passes.factorize.snnk import Snnk
+from mercer.passes.factorize.structured import Structured
 from mercer.passes.factorize.svd_linear import SvdLinear
 from mercer.passes.factorize.thinning import Thinning
 from mercer.passes.factorize.tucker_conv import TuckerConv
@@ -53,6 +54,7 @@ FACTORIZE: tuple[type[Pass], ...] = (
     Collapse,
     Associate,
     Separable,
+    Structured,
     SvdLinear,
     TuckerConv,
     CpConv,

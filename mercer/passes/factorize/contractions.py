@@ -67,16 +67,29 @@ def exact_factors(matrix: Matrix, most: int, dtype: DType) -> tuple[Matrix, Matr
     largest = float(np.abs(matrix).max(initial=0.0))
     if not largest:
         return np.zeros((len(matrix), 1)), np.zeros((1, matrix.shape[1]))
-    left, values, right = np.linalg.svd(matrix / largest, full_matrices=False)
+    scaled = matrix / largest
     allowed = ROUNDINGS * float(cast(Any, ml_dtypes.finfo(dtype.numpy)).eps)
-    error = 1.0
+    basis = _sketch(scaled, most)
+    error = float(np.abs(scaled - basis @ (basis.T @ scaled)).max())
+    if error > allowed:
+        return error
+    left, values, right = np.linalg.svd(basis.T @ scaled, full_matrices=False)
     for rank in range(1, min(most, len(values)) + 1):
         roots = np.sqrt(values[:rank])
-        factors = left[:, :rank] * roots, roots[:, None] * right[:rank]
-        error = float(np.abs(matrix / largest - factors[0] @ factors[1]).max())
+        factors = basis @ left[:, :rank] * roots, roots[:, None] * right[:rank]
+        error = float(np.abs(scaled - factors[0] @ factors[1]).max())
         if error <= allowed:
             return factors[0] * largest, factors[1]
     return error
+
+
+def _sketch(matrix: Matrix, rank: int) -> Matrix:
+    """Orthonormal columns that span those of the matrix if it has this rank (Halko et al. 2011, algorithm 4.1)."""
+    count = rank + 8
+    if min(matrix.shape) <= 2 * count:
+        return np.eye(len(matrix)) if len(matrix) <= matrix.shape[1] else np.linalg.qr(matrix)[0]
+    random = np.random.default_rng(0)
+    return np.linalg.qr(matrix @ random.standard_normal((matrix.shape[1], count)))[0]
 
 
 def quiet(rewrite: Rewrite) -> Rewrite:
