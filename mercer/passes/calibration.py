@@ -66,13 +66,23 @@ class Calibration:
     def halves(self) -> tuple[Calibration, Calibration] | None:
         """The even samples, to fit on, and the odd ones, to judge by.
 
-        None when the inputs have no symbolic first axis in common, or fewer than 2 samples.
+        Samples lie along the symbolic first axis that inputs have in common; other inputs belong to every sample. None
+        when there is no such axis, when its extent is less than 2, or when it appears in another place as well.
         """
-        first = {value.type.shape[0] if value.type.rank else None for value in self.graph.inputs}
-        batch = first.pop() if len(first) == 1 else None
-        if batch is None or not isinstance(batch.single, Dim) or self.dims.get(batch.single.name, 0) < 2:
+        extents = {value.name: value.type.shape for value in self.graph.inputs}
+        first = {shape[0] for shape in extents.values() if shape and isinstance(shape[0].single, Dim)}
+        if len(first) != 1:
             return None
-        even, odd = ({name: array[start::2] for name, array in self.inputs.items()} for start in (0, 1))
+        (batch,) = first
+        (dim,) = batch.dims()
+        others = [extent for shape in extents.values() for extent in (shape[1:] if shape[:1] == (batch,) else shape)]
+        if self.dims.get(dim, 0) < 2 or any(dim in extent.dims() for extent in others):
+            return None
+        split = {name for name, shape in extents.items() if shape[:1] == (batch,)}
+        even, odd = (
+            {name: array[start::2] if name in split else array for name, array in self.inputs.items()}
+            for start in (0, 1)
+        )
         return replace(self, data=even), replace(self, data=odd)
 
     @property

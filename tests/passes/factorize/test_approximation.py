@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from mercer.compiler import parse_text
 from mercer.ir.evaluate import EvaluationError
 from mercer.ir.graph import Graph
 from mercer.passes.calibration import Calibration
@@ -54,11 +55,36 @@ def test_errors_are_those_of_outputs() -> None:
     assert apply(text, SvdLinear(rank=4), X).fired.error == 0.0
 
 
-def test_halves_need_a_batch() -> None:
-    result = apply("model M(x: f32[16, 24]) -> f32[16, 20] { return Linear(x; 20, bias = false) }", SvdLinear(4), None)
-    assert result.fired.error
-    calibration = Calibration(result.before, None, {"x": X})  # type: ignore[arg-type]
-    assert calibration.halves is None and calibration.judge is calibration
+def test_without_a_batch_all_data_judge() -> None:
+    text = "model M(x: f32[16, 24]) -> f32[16, 20] { return Linear(x; 20, bias = false) }"
+    assert apply(text, SvdLinear(4), None).fired.error
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "shapes", "halves"),
+    [
+        ("N, 4", "N", ((6, 4), (6,)), ((3, 4), (3,))),
+        ("N, 4", "4", ((6, 4), (4,)), ((3, 4), (4,))),
+        ("N, 4", "", ((6, 4), ()), ((3, 4), ())),
+        ("N, 4", "4", ((1, 4), (4,)), None),
+        ("4", "4", ((4,), (4,)), None),
+        ("N, 4", "K, 4", ((6, 4), (6, 4)), None),
+        ("N, N", "N", ((6, 6), (6,)), None),
+        ("N, 4", "2*N", ((6, 4), (12,)), None),
+    ],
+)
+def test_halves(
+    x: str, y: str, shapes: tuple[tuple[int, ...], ...], halves: tuple[tuple[int, ...], ...] | None
+) -> None:
+    program = parse_text(f"model M(x: f32[{x}], y: f32[{y}]) -> f32[{x}] {{ return relu(x) }}")
+    data = {name: np.zeros(shape) for name, shape in zip("xy", shapes, strict=True)}
+    calibration = Calibration(program.graph, program.library, data)
+    if halves is None:
+        assert calibration.halves is None and calibration.judge is calibration
+    else:
+        assert calibration.halves is not None
+        found = [tuple(array.shape for array in half.inputs.values()) for half in calibration.halves]
+        assert found == [halves] * 2
 
 
 @pytest.mark.parametrize("each", [SvdLinear(4, max_error=0.5), Snnk(8, "positive", refit=False), Thinning(seed=3)])
