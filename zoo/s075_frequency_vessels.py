@@ -14,7 +14,7 @@ AXES = (2, 3, 4)
 
 def conv(p: Params, path: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
     w = p[f"{path}.weight"]
-    return F.conv3d(x, w, p[f"{path}.bias"], stride, w.shape[-1] // 2 if stride == 1 else 0)
+    return F.conv3d(x, w, p.get(f"{path}.bias"), stride, w.shape[-1] // 2 if stride == 1 else 0)
 
 
 def norm(p: Params, path: str, x: torch.Tensor) -> torch.Tensor:
