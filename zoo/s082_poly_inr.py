@@ -34,3 +34,8 @@ def reference(p: dict[str, Array], z: Array) -> Array:
             style = leaky(affine(p, f"mapping.linear.{i}", style))
         images.append([[pixel(p, style, x, y) for x in axis] for y in axis])
     return np.array(images)
+
+
+def parameters(_rng: np.random.Generator, p: dict[str, Array]) -> dict[str, Array]:
+    """A mapping that carries the latent code to the image."""
+    return {k: 3 * v if k.startswith("mapping") or k.endswith("affine.weight") else v for k, v in p.items()}
