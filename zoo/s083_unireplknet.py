@@ -53,6 +53,7 @@ def reference(p: dict[str, Array], image: Array) -> Array:
 
 
 def parameters(rng: np.random.Generator, p: dict[str, Array]) -> dict[str, Array]:
-    """Statistics of the batch norms that are not the initial ones."""
-    draw = {"running_mean": (-0.2, 0.2), "running_var": (0.5, 1.5)}
-    return {k: rng.uniform(*draw[k.split(".")[-1]], v.shape) if k.split(".")[-1] in draw else v for k, v in p.items()}
+    """Statistics of the batch norms that are not the initial ones, and branches that count."""
+    draw = {"running_mean": (-0.2, 0.2), "running_var": (0.5, 1.5), "gamma": (1.0, 2.0)}
+    drawn = {k: rng.uniform(*draw[k.split(".")[-1]], v.shape) for k, v in p.items() if k.split(".")[-1] in draw}
+    return {k: drawn.get(k, 4 * v if k.endswith("kernel_weight") else v) for k, v in p.items()}
