@@ -5,6 +5,7 @@ The windows of the correlation are read by grid_sample, the neighbours of the co
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy import ndarray as Array
@@ -15,7 +16,7 @@ Params = dict[str, torch.Tensor]
 
 def conv(p: Params, path: str, x: torch.Tensor, stride: int = 1, groups: int = 1) -> torch.Tensor:
     w = p[f"{path}.weight"]
-    return F.conv2d(x, w, p[f"{path}.bias"], stride, w.shape[-1] // 2, groups=groups)
+    return F.conv2d(x, w, p.get(f"{path}.bias"), stride, w.shape[-1] // 2, groups=groups)
 
 
 def encoder(p: Params, path: str, x: torch.Tensor) -> torch.Tensor:
@@ -68,3 +69,9 @@ def reference(p: dict[str, Array], first: Array, second: Array) -> Array:
     around = F.unfold(4 * flow, 3, padding=1).view(n, 2, 9, 1, 1, h, w)
     up = (mask * around).sum(2)
     return up.permute(0, 1, 4, 2, 5, 3).reshape(n, 2, 4 * h, 4 * w).numpy()
+
+
+def parameters(_rng: np.random.Generator, p: dict[str, Array]) -> dict[str, Array]:
+    """Features and motion strong enough for the second image to count."""
+    factors = {"encoder.conv2d.2.weight": 4, "blocks.0.convs.6.weight": 4, "head_weight": 0.2}
+    return {k: factors.get(k, 1) * v for k, v in p.items()}
