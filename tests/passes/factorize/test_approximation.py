@@ -20,6 +20,7 @@ from mercer.passes.manager import Pass, PassContext
 from mercer.passes.pipeline import parse
 from tests.passes.factorize.approximations import apply
 
+Shapes = tuple[tuple[int, ...], ...]
 MODEL = "model M(x: f32[N, 24]) -> f32[N, 20] { return Linear(x; 20, bias = false) }"
 X = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
 
