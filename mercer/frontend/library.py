@@ -250,9 +250,9 @@ class _OperatorBody(Body):
         attributes = tuple((a.name.name, as_attribute(scope[a.name.name])) for a in definition.attributes)  # type: ignore[arg-type]
         targets = tuple(Value(statements.fresh("y"), type_of(self, type_)) for type_ in definition.results)
         operands = tuple(p.name.name for p in definition.parameters)
-        if name in OF_KNOWN_LENGTH and not (length := self.types[0].shape[-1]).is_constant:
+        if name in OF_KNOWN_LENGTH and not (length := self.types[0].shape[OF_KNOWN_LENGTH[name]]).is_constant:
             message = f"`{name}` needs a length known at compile time; found {length}"
-            self.fail("not-static", message, self.span, hint="give the last axis a number")
+            self.fail("not-static", message, self.span, hint="give the axis a number")
         statements.statements.append(Primitive(name, targets, operands, attributes, ()))
         return tuple(Tensor(value.name, value.type) for value in targets)
 

@@ -34,11 +34,14 @@ def _argsort(statement: Primitive, operands: Sequence[Array], _: Sequence[tuple[
 
 
 def _fourier(statement: Primitive, operands: Sequence[Array], _: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
-    """Computed in f64 along the last axis and rounded once."""
+    """Computed in f64 and rounded once."""
     (x,) = operands
-    transform = np.fft.fft if statement.name == "fft_last" else np.fft.ifft
-    wide = x.astype(np.complex128)
-    return ((transform(wide) if x.shape[-1] else wide).astype(x.dtype),)
+    name, place = statement.name.split("_")
+    axis = -2 if place == "inner" else -1
+    wide = np.result_type(x.dtype, np.float64)
+    y = getattr(np.fft, name)(x.astype(wide), axis=axis) if x.shape[axis] else x.astype(wide)
+    precise = x.dtype.itemsize == (16 if x.dtype.kind == "c" else 8)
+    return (y if precise else y.astype(np.complex64 if y.dtype.kind == "c" else np.float32),)
 
 
 def _scatter_add(__: Primitive, operands: Sequence[Array], _: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
@@ -74,14 +77,16 @@ def _threefry(__: Primitive, operands: Sequence[Array], _: Sequence[tuple[int, .
     return (np.stack([a, b]).view(np.int32),)
 
 
-OF_KNOWN_LENGTH = frozenset(("fft_last", "ifft_last"))
-"""Those whose last axis must have a length that is a number."""
+OF_KNOWN_LENGTH = {
+    **dict.fromkeys(("fft_last", "ifft_last", "rfft_last", "irfft_last"), -1),
+    **dict.fromkeys(("fft_inner", "ifft_inner"), -2),
+}
+"""Fourier transforms, and their axis, which must have a length that is a number."""
 
 PRIMITIVES: dict[str, Rule] = {
     "reshape": _reshape,
     "argsort": _argsort,
-    "fft_last": _fourier,
-    "ifft_last": _fourier,
+    **dict.fromkeys(OF_KNOWN_LENGTH, _fourier),
     "scatter_add": _scatter_add,
     "threefry": _threefry,
 }

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mercer.backends.tvm.fft import radices
+from mercer.backends.tvm.scalar import UnsupportedError
+from mercer.backends.tvm.stockham import radices
 from mercer.compiler import compile, parse_text
 from mercer.frontend.diagnostics import CompileError
-from mercer.ir.nests import Primitive
 
 LENGTHS = (1, 2, 6, 8, 11, 29, 36, 58, 64, 121, 128, 289, 320, 1000, 1024, 4096)
 
@@ -99,9 +99,30 @@ def test_radices(n: int) -> None:
 
 
 def test_real_transforms_take_half_the_length() -> None:
-    nests = parse_text("model M(x: f32[N, 128]) -> f32[N, 128] { return irfft(rfft(x)) }").nests
-    lengths = [s.targets[0].type.shape[-1].value for s in nests.statements if isinstance(s, Primitive)]
-    assert lengths == [64, 64]
+    """Of an even length; and no copies before or after."""
+    binary = compile(parse_text("model M(x: f32[N, 128]) -> f32[N, 128] { return irfft(rfft(x)) }"))
+    steps = binary.artifact.manifest.entry["steps"]
+    assert [step["family"] for step in steps] == ["rfft_last", "irfft_last"]
+    assert all("real rows of 128" in step["detail"] for step in steps)
+    x = normal(5, 128).real.copy()
+    assert error(binary(x), x) < 5e-7
+
+
+def test_rows_of_an_image() -> None:
+    """Columns side by side for any number of columns, a symbolic one too, and of images without columns."""
+    text = "model M(x: c64[N, 12, K], y: c64[N, 12, 3]) -> (c64[N, 12, K], c64[N, 12, 3])"
+    binary = compile(parse_text(f"{text} {{ return fft(x; axis = 1), ifft(y; axis = 1) }}"))
+    for count in (0, 1, 9):
+        x, y = normal(2, 12, count), normal(2, 12, 3)
+        first, second = binary(x, y)
+        assert np.allclose(first, np.fft.fft(x, axis=1), atol=1e-5)
+        assert np.allclose(second, np.fft.ifft(y, axis=1), atol=1e-6)
+
+
+def test_odd_real_lengths_in_the_primitive_are_refused() -> None:
+    program = parse_text("model M(x: f32[N, 9]) -> c64[N, 5] { return rfft_last(x) }")
+    with pytest.raises(UnsupportedError, match="even length; found 9"):
+        compile(program)
 
 
 def test_long_convolution_is_the_direct_one() -> None:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from mercer.backends.torch.code import Code
 from mercer.backends.torch.terms import Algebra
 from mercer.ir.nests import Primitive
-from mercer.ir.primitives import THREEFRY_PARITY, THREEFRY_ROTATIONS
+from mercer.ir.primitives import OF_KNOWN_LENGTH, THREEFRY_PARITY, THREEFRY_ROTATIONS
 
 Rule: TypeAlias = Callable[[Algebra, Primitive, Sequence[Code]], list[Code]]
 
@@ -26,7 +26,9 @@ def _argsort(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -
 
 
 def _fourier(algebra: Algebra, statement: Primitive, operands: Sequence[Code]) -> list[Code]:
-    return [algebra.block.code(f"torch.fft.{statement.name.removesuffix('_last')}({{}})", operands[0], hint="spectrum")]
+    name, _, place = statement.name.partition("_")
+    dim = ", dim=-2" if place == "inner" else ""
+    return [algebra.block.code(f"torch.fft.{name}({{}}{dim})", operands[0], hint="spectrum")]
 
 
 def _scatter_add(algebra: Algebra, _: Primitive, operands: Sequence[Code]) -> list[Code]:
@@ -63,8 +65,7 @@ def _threefry(algebra: Algebra, _: Primitive, operands: Sequence[Code]) -> list[
 PRIMITIVES: dict[str, Rule] = {
     "reshape": _reshape,
     "argsort": _argsort,
-    "fft_last": _fourier,
-    "ifft_last": _fourier,
+    **dict.fromkeys(OF_KNOWN_LENGTH, _fourier),
     "scatter_add": _scatter_add,
     "threefry": _threefry,
 }

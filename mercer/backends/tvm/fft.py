@@ -1,15 +1,14 @@
-"""The discrete Fourier transform along the last axis as TIR, on parts (re, im) in f32.
+"""Discrete Fourier transforms as TIR, on parts (re, im) in f32.
 
-Every transform is a sequence of passes of Stockham's autosort algorithm (Van Loan, Computational Frameworks for the
-FFT, 1.7) on `width` columns at once, so that each step works on whole vectors. A row of length n1*n2 is a matrix of n1
-rows: its columns are transformed, multiplied by roots of unity, transposed and transformed again (Bailey 1990, the four
-step method). Where n does not divide so, `width` rows of the tensor are transformed side by side.
+The last axis is transformed row by row as `fft_rows.py` says. A real row of even length is a complex one of half the
+length (Sorensen et al. 1987, "Real-valued fast Fourier transform algorithms"). The axis before the last has its columns
+side by side already.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,10 +17,12 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.butterflies import Number, butterfly, times, transposed, turned
+from mercer.backends.tvm.butterflies import shuffled, times
+from mercer.backends.tvm.fft_rows import FourSteps, OneRow, SideBySide, Transform, halves
 from mercer.backends.tvm.kernel import Kernel, Operand, rows
-from mercer.backends.tvm.lower import I64, Scope, int64
+from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import UnsupportedError
+from mercer.backends.tvm.stockham import UNROLLED, Columns, Pairs, Parts, radices, root
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant, Value
@@ -30,13 +31,7 @@ from mercer.ir.nests import Nests, Primitive, Statement
 from mercer.ir.types import Data, DType, TensorType
 
 GROUP, SHARES = 8192, 16
-"""Elements that one unit of work transforms, one row at least; fewer where that leaves less than so many units."""
-
-UNROLLED = 13
-"""Butterflies of a radix up to this are written out; larger primes are loops."""
-
-
-FFT = ("fft_last", "ifft_last")
+"""Numbers that one unit of work transforms, one row at least; fewer where that leaves less than so many units."""
 
 
 def with_tables(nests: Nests, target: Target) -> Nests:
@@ -57,7 +52,7 @@ def _prepared(nests: Nests, target: Target) -> tuple[tuple[Statement, ...], dict
         if isinstance(statement, Primitive):
             found: dict[str, Constant] = {}
             if statement.name in FFT:
-                found = _tables(_transform(statement, types[statement.operands[0]], target.lanes))
+                found = _tables(_plan(statement, types, target.lanes))
                 statement = replace(statement, attributes=(("lanes", target.lanes),))
             elif statement.scan is not None:
                 body = statement.scan.body
@@ -71,429 +66,263 @@ def _prepared(nests: Nests, target: Target) -> tuple[tuple[Statement, ...], dict
     return tuple(statements), tables
 
 
-def kernel(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
-    """Of operands (re, im, roots re, roots im) to targets (re, im)."""
-    type = types[statement.operands[0]]
-    lanes = dict(statement.attributes)["lanes"]
-    assert isinstance(lanes, int)
-    transform = _transform(statement, type, lanes)
-    count = rows(type)
-    blocks = (count + (transform.rows - 1)) // transform.rows
-    group = max(1, GROUP // max(1, transform.n * transform.rows))
-    if blocks.is_constant:
-        group = min(group, max(1, blocks.value // SHARES))
-    units = (blocks + (group - 1)) // group
-    size = transform.memory
-    names = _names(statement)
-    scratch = Operand(f"{names[1][0]}.memory", TensorType(DType.F32, (units, IntExpr.constant(size))))
-
-    def emit(scope: Scope, i: TirExpr) -> None:
-        x, y, table = (_Memory.of(scope, pair) for pair in names)
-        memory = scope.tensors[scratch.name].buffer
-        work = _Memory(memory, memory, T.bind(i * int64(size)), 1, 1)
-        end = T.bind(tirx.min((i + int64(1)) * int64(group), scope.integer(blocks)))
-        with T.serial(i * int64(group), end) as block:
-            first = T.bind(block * int64(transform.rows))
-            left = T.bind(scope.integer(count) - first) if transform.rows > 1 else int64(1)
-            transform.emit(x, y, table, work, first, left)
-
-    cost = 1.0 + 0.2 * transform.n * transform.rows * sum(
-        r if r > UNROLLED else math.log2(r) for r in radices(transform.n)
-    )
-    return Kernel(transform.detail, units, cost * group, emit, (scratch,))
-
-
-def _names(statement: Primitive) -> tuple[Sequence[str], ...]:
-    """Of source, result and roots; backwards is forwards with re and im exchanged on both sides."""
-    source, roots = statement.operands[:2], statement.operands[2:]
-    result = [value.name for value in statement.targets]
-    return (source, result, roots) if statement.name == "fft_last" else (source[::-1], result[::-1], roots)
-
-
-def _transform(statement: Primitive, type: TensorType, width: int) -> _Transform:
-    length, count = type.shape[-1], rows(type)
-    if not length.is_constant:
-        place = f" at {statement.origins[0].span}" if statement.origins else ""
-        raise UnsupportedError(f"`{statement.name}` needs a length known at compile time; found {length}{place}")
-    n = length.value
-    scale = 1.0 / n if statement.name == "ifft_last" and n else 1.0
-    halves = _halves(n, width)
-    if halves is not None:
-        return _FourSteps(n, scale, width, halves)
-    if width == 1 or (count.is_constant and 2 * count.value <= width):
-        return _OneRow(n, scale)
-    return _SideBySide(n, scale, width)
-
-
-def _tables(transform: _Transform) -> dict[str, Constant]:
+def _tables(plan: _Plan) -> dict[str, Constant]:
     """Real and imaginary parts of the roots of unity, computed in f64."""
-    table = np.concatenate([*transform.roots(), np.ones(1)])
+    table = np.concatenate([*plan.roots(), np.ones(1)])
     parts = {"re": table.real.astype(np.float32), "im": table.imag.astype(np.float32)}
-    name = f"roots.{transform.n}.{type(transform).__name__.strip('_').lower()}.{transform.width}"
-    constants = (Constant(f"{name}.{key}", TensorType.of(part), Data(part)) for key, part in parts.items())
+    constants = (Constant(f"roots.{plan.key}.{k}", TensorType.of(part), Data(part)) for k, part in parts.items())
     return {constant.name: constant for constant in constants}
 
 
-def _halves(n: int, width: int) -> tuple[int, int] | None:
-    """n as a product of two multiples of `width` that are as close as possible."""
-    if width == 1 or n < width * width:
-        return None
-    found = [(d, n // d) for d in range(width, n // width + 1, width) if n % d == 0 and n // d % width == 0]
-    return min(found, key=lambda pair: abs(pair[0] - pair[1])) if found else None
+def kernel(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
+    """The last two operands are the parts of the roots."""
+    lanes = dict(statement.attributes)["lanes"]
+    assert isinstance(lanes, int)
+    plan = _plan(statement, types, lanes)
+    blocks = plan.blocks
+    group = max(1, GROUP // max(1, plan.numbers))
+    if blocks.is_constant:
+        group = min(group, max(1, blocks.value // SHARES))
+    units = (blocks + (group - 1)) // group
+    scratch = Operand(
+        f"{statement.targets[0].name}.memory", TensorType(DType.F32, (units, IntExpr.constant(plan.memory)))
+    )
+
+    def emit(scope: Scope, i: TirExpr) -> None:
+        memory = scope.tensors[scratch.name].buffer
+        work = Parts(memory, memory, T.bind(i * int64(plan.memory)))
+        end = T.bind(tirx.min((i + int64(1)) * int64(group), scope.integer(blocks)))
+        with T.serial(i * int64(group), end) as block:
+            plan.emit(scope, Parts.of(scope, statement.operands[-2:]), work, block)
+
+    steps = sum(r if r > UNROLLED else math.log2(r) for r in radices(plan.n))
+    return Kernel(plan.detail, units, (1.0 + 0.2 * plan.numbers * (1.0 + steps)) * group, emit, (scratch,))
 
 
-def radices(n: int) -> list[int]:
-    """Factors in the order of the passes: 8 and 4 before 2, then odd primes."""
-    found: list[int] = []
-    while n % 4 == 0 and n != 8:
-        found.append(4)
-        n //= 4
-    if n % 2 == 0:
-        power = n & -n
-        found.append(power)
-        n //= power
-    prime = 3
-    while n > 1:
-        if prime * prime > n:
-            prime = n
-        while n % prime == 0:
-            found.append(prime)
-            n //= prime
-        prime += 2
-    return found
-
-
-def _root(numerator: Any, n: int) -> Any:
-    """exp(-2i pi numerator / n)."""
-    return np.exp(-2j * np.pi * (np.asarray(numerator) % n) / n)
-
-
-# --- passes -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Memory:
-    """Complex numbers: element j is the vector of `width` numbers at `start + j*step` of two buffers.
-
-    Where both parts lie in one buffer, the imaginary ones come `apart` later.
-    """
-
-    re: Any
-    im: Any
-    start: TirExpr
-    step: int = 1
-    width: int = 1
-    apart: int = 0
-
-    @staticmethod
-    def of(scope: Scope, names: Sequence[str]) -> _Memory:
-        re, im = (scope.tensors[name].buffer for name in names)
-        return _Memory(re, im, int64(0))
-
-    def part(self, offset: int, length: int, width: int = 1) -> _Memory:
-        """`length` vectors from `offset` on, one after the other, in a buffer for both parts."""
-        return replace(self, start=self.start + int64(offset), step=width, width=width, apart=length * width)
-
-    def shifted(self, start: TirExpr, step: int = 1, width: int = 1) -> _Memory:
-        return replace(self, start=self.start + start, step=step, width=width)
-
-    def scalar(self, j: TirExpr) -> Number:
-        place = self.start + j * int64(self.step)
-        return self.re[place], self.im[place]
-
-    def load(self, j: TirExpr) -> Number:
-        re, im = self._places(j)
-        return vm.let(self.re[re]), vm.let(self.im[im])
-
-    def store(self, j: TirExpr, value: Number) -> None:
-        re, im = self._places(j)
-        T.buffer_store(self.re, value[0], [re])
-        T.buffer_store(self.im, value[1], [im])
-
-    def _places(self, j: TirExpr) -> tuple[TirExpr, TirExpr]:
-        start = self.start + j * int64(self.step)
-        starts = (start, start + int64(self.apart) if self.apart else start)
-        return tuple(T.ramp(s, int64(1), self.width) if self.width > 1 else s for s in starts)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """A transform of length n on `width` columns; its roots stand in a table from `offset` on."""
-
-    n: int
-    width: int
-    offset: int = 0
-
-    @property
-    def passes(self) -> list[tuple[int, int, int]]:
-        """(radix r, number of roots m, stride s) with r*m*s = n."""
-        found: list[tuple[int, int, int]] = []
-        stride = 1
-        for r in radices(self.n):
-            found.append((r, self.n // (stride * r), stride))
-            stride *= r
-        return found
-
-    def roots(self) -> list[Any]:
-        """For every pass w^(p*j), w the root of order r*m, for p < m and j < r; in a loop then those of order r."""
-        found: list[Any] = []
-        for r, m, _ in self.passes:
-            found.append(_root(np.outer(np.arange(m), np.arange(r)), r * m).ravel())
-            if r > UNROLLED:
-                found.append(_root(np.arange(r), r))
-        return found
-
-    @property
-    def memory(self) -> int:
-        """Numbers that two buffers take."""
-        return 4 * self.n * self.width
-
-    def spare(self, work: _Memory, offset: int = 0) -> list[_Memory]:
-        return [work.part(offset + 2 * k * self.n * self.width, self.n, self.width) for k in range(2)]
-
-    @property
-    def size(self) -> int:
-        return sum(part.size for part in self.roots())
-
-    def emit(
-        self,
-        table: _Memory,
-        spare: Sequence[_Memory],
-        load: Callable[[TirExpr], Number],
-        store: Callable[[TirExpr, Number], None],
-        scale: float,
-    ) -> None:
-        """Read element j by `load(j)`, write element k of the result, times `scale`, by `store(k, value)`.
-
-        Pass k writes to `spare[k % 2]`, except the last one.
-        """
-
-        def finish(k: TirExpr, value: Number) -> None:
-            re, im = value
-            store(k, value if scale == 1.0 else (re * vm.const(re, scale), im * vm.const(im, scale)))
-
-        passes = self.passes
-        if not passes:
-            for k in range(self.n):
-                finish(int64(k), load(int64(k)))
-            return
-        offset = self.offset
-        for number, (r, m, s) in enumerate(passes):
-            read = spare[(number - 1) % 2].load if number > 0 else load
-            write = spare[number % 2].store if number < len(passes) - 1 else finish
-            with T.serial(int64(0), int64(m)) as p:
-                roots = table.shifted(p * int64(r) + int64(offset))
-                with T.serial(int64(0), int64(s)) as q:
-                    start, end = T.bind(q + p * int64(s)), T.bind(q + p * int64(r * s))
-                    get = _each(read, start, m * s)
-                    put = _each(write, end, s)
-                    if r <= UNROLLED:
-                        _unrolled(r, get, put, roots if m > 1 else None)
-                    else:
-                        _looped(r, self.width, get, put, roots, table.shifted(int64(offset + m * r)))
-            offset += m * r + (r if r > UNROLLED else 0)
-
-
-def _each(access: Callable[..., Any], start: TirExpr, step: int) -> Callable[..., Any]:
-    """Access to elements start, start + step, ..."""
-    return lambda k, *value: access(start + k * int64(step), *value)
-
-
-def _unrolled(
-    r: int, get: Callable[[TirExpr], Number], put: Callable[[TirExpr, Number], None], roots: _Memory | None
-) -> None:
-    values = butterfly([get(int64(k)) for k in range(r)])
-    for j, value in enumerate(values):
-        put(int64(j), turned(value, roots.scalar(int64(j))) if roots is not None and j else value)
-
-
-def _looped(
-    r: int,
-    width: int,
-    get: Callable[[TirExpr], Number],
-    put: Callable[[TirExpr, Number], None],
-    roots: _Memory,
-    own: _Memory,
-) -> None:
-    """The sum as it is defined, for every j; the power j*k mod r of the root is counted up."""
-    total = [vm.registers(width, "float32") for _ in range(2)]
-    power = vm.registers(1, I64)
-    whole = vm.whole(width)
-    with T.serial(int64(0), int64(r)) as j:
-        for part in total:
-            T.buffer_store(part, vm.broadcast(tirx.const(0.0, "float32"), width), [whole])
-        T.buffer_store(power, int64(0), [0])
-        with T.serial(int64(0), int64(r)) as k:
-            term = times(get(k), own.scalar(power[0]))
-            for part, value in zip(total, term, strict=True):
-                T.buffer_store(part, part[whole] + value, [whole])
-            after = T.bind(power[0] + j)
-            T.buffer_store(power, tirx.Select(after >= int64(r), after - int64(r), after), [0])
-        put(j, turned((total[0][whole], total[1][whole]), roots.scalar(j)))
-
-
-# --- whole transforms -------------------------------------------------------------------------------------------------
-
-
-def _exchanged(square: Sequence[Number]) -> list[Number]:
-    """Rows of a square as its columns."""
-    re, im = (transposed([value[part] for value in square]) for part in range(2))
-    return list(zip(re, im, strict=True))
-
-
-class _Transform(Protocol):
-    """A transform of length n of `rows` rows at once, which begin at row `first`; `left` rows are left."""
+class _Plan(Protocol):
+    """How a transform of length n is computed: `blocks` blocks of so many `numbers`, with `memory` f32 of scratch."""
 
     @property
     def n(self) -> int: ...
 
     @property
-    def width(self) -> int: ...
-
-    @property
-    def rows(self) -> int: ...
+    def key(self) -> str: ...
 
     @property
     def detail(self) -> str: ...
 
-    def roots(self) -> list[Any]: ...
+    @property
+    def blocks(self) -> IntExpr: ...
+
+    @property
+    def numbers(self) -> int: ...
 
     @property
     def memory(self) -> int: ...
 
-    def emit(self, x: _Memory, y: _Memory, table: _Memory, work: _Memory, first: TirExpr, left: TirExpr) -> None: ...
+    def roots(self) -> list[Any]: ...
+
+    def emit(self, scope: Scope, table: Parts, work: Parts, block: TirExpr) -> None: ...
+
+
+def _plan(statement: Primitive, types: Mapping[str, TensorType], lanes: int) -> _Plan:
+    """Raises UnsupportedError for a symbolic length."""
+    name, type = statement.name, types[statement.operands[0]]
+    inner = name in ("fft_inner", "ifft_inner")
+    length = type.shape[-2 if inner else -1]
+    if not length.is_constant:
+        at = f" at {statement.origins[0].span}" if statement.origins else ""
+        raise UnsupportedError(f"`{name}` needs a length known at compile time; found {length}{at}")
+    if name == "rfft_last" and length.value % 2:
+        raise UnsupportedError(f"`rfft_last` needs an even length; found {length}", hint="call rfft")
+    source, result = statement.operands, [value.name for value in statement.targets]
+    if inner:
+        return _Inner(name, length.value, source, result, _product(type.shape[:-2]), type.shape[-1], lanes)
+    n = length.value // 2 if name == "rfft_last" else length.value - 1 if name == "irfft_last" else length.value
+    scale = 1.0 / n if name.startswith("i") and n else 1.0
+    count = rows(type)
+    split = halves(n, lanes)
+    transform: Transform = FourSteps(n, scale, lanes, split) if split is not None else SideBySide(n, scale, lanes)
+    if split is None and (lanes == 1 or (count.is_constant and 2 * count.value <= lanes)):
+        transform = OneRow(n, scale, lanes)
+    return _Rows(name, source, result, count, transform)
+
+
+def _product(shape: Sequence[IntExpr]) -> IntExpr:
+    return math.prod(shape, start=IntExpr.constant(1))
+
+
+FFT = ("fft_last", "ifft_last", "rfft_last", "irfft_last", "fft_inner", "ifft_inner")
 
 
 @dataclass(frozen=True)
-class _FourSteps:
-    """Rows of n1*n2 elements."""
+class _Inner:
+    """The axis before the last: as many columns at once as a vector takes; the last vector may repeat some."""
 
+    name: str
     n: int
-    scale: float
-    width: int
-    halves: tuple[int, int]
-    rows: int = 1
+    source: Sequence[str]
+    result: Sequence[str]
+    outer: IntExpr
+    inner: IntExpr
+    lanes: int
+
+    @property
+    def width(self) -> int:
+        if not self.inner.is_constant:
+            return 1
+        return min(self.lanes, 1 << max(0, self.inner.value.bit_length() - 1))
+
+    @property
+    def key(self) -> str:
+        return f"{self.n}.columns"
 
     @property
     def detail(self) -> str:
-        n1, n2 = self.halves
-        return f"{n1} x {n2} by radices {radices(n1)} and {radices(n2)}"
+        return f"{self.n} by radices {radices(self.n)}, {self.width} columns at once"
 
     @property
-    def _first(self) -> _Columns:
-        return _Columns(self.halves[0], self.width)
+    def across(self) -> IntExpr:
+        return (self.inner + (self.width - 1)) // self.width
 
     @property
-    def _second(self) -> _Columns:
-        return _Columns(self.halves[1], self.width, self._first.size)
+    def blocks(self) -> IntExpr:
+        return self.outer * self.across
+
+    @property
+    def numbers(self) -> int:
+        return self.n * self.width
 
     @property
     def memory(self) -> int:
-        return 2 * self.n + max(self._first.memory, self._second.memory)
+        return Columns(self.n, self.width).memory
 
     def roots(self) -> list[Any]:
-        between = _root(np.outer(np.arange(self.halves[0]), np.arange(self.halves[1])), self.n).ravel()
-        return [*self._first.roots(), *self._second.roots(), between]
+        return Columns(self.n, self.width).roots()
 
-    def emit(self, x: _Memory, y: _Memory, table: _Memory, work: _Memory, first: TirExpr, left: TirExpr) -> None:
-        (n1, n2), width = self.halves, self.width
-        start = T.bind(first * int64(self.n))
-        turning = table.shifted(int64(self._first.size + self._second.size))
-        exchanged = work.part(0, self.n)
-        spare, again = self._first.spare(work, 2 * self.n), self._second.spare(work, 2 * self.n)
-        columns = spare[(len(self._first.passes) - 1) % 2]
-        with T.serial(int64(0), int64(n2 // width)) as block:
-            j2 = T.bind(block * int64(width))
-            between = turning.shifted(j2, n2, width)
+    def emit(self, scope: Scope, table: Parts, work: Parts, block: TirExpr) -> None:
+        x, y = Parts.of(scope, self.source[:2]), Parts.of(scope, self.result)
+        inverse = self.name == "ifft_inner"
+        if inverse:
+            x, y = x.exchanged(), y.exchanged()
+        inner, across = scope.integer(self.inner), scope.integer(self.across)
+        column = tirx.min(T.truncmod(block, across) * int64(self.width), inner - int64(self.width))
+        start = T.bind(T.truncdiv(block, across) * inner * int64(self.n) + column)
+        step = T.bind(inner)
+        columns = Columns(self.n, self.width)
+        columns.emit(
+            table,
+            columns.spare(work),
+            lambda j: x.shifted(start + j * step, 1, self.width).load(int64(0)),
+            lambda k, value: y.shifted(start + k * step, 1, self.width).store(int64(0), value),
+            1.0 / self.n if inverse and self.n else 1.0,
+        )
 
-            def turn(k: TirExpr, value: Number) -> None:
-                columns.store(k, turned(value, between.load(k)))
 
-            self._first.emit(table, spare, x.shifted(start + j2, n2, width).load, turn, 1.0)
-            with T.serial(int64(0), int64(n1 // width)) as group:
-                k1 = T.bind(group * int64(width))
-                square = _exchanged([columns.load(k1 + int64(k)) for k in range(width)])
-                target = exchanged.shifted(j2 * int64(n1) + k1, n1, width)
-                for k, value in enumerate(square):
-                    target.store(int64(k), value)
-        with T.serial(int64(0), int64(n1 // width)) as block:
-            k1 = T.bind(block * int64(width))
-            load, store = exchanged.shifted(k1, n1, width).load, y.shifted(start + k1, n1, width).store
-            self._second.emit(table, again, load, store, self.scale)
+# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _OneRow:
-    """One row, number after number."""
+class _Rows:
+    """The last axis, by a transform of complex rows."""
 
-    n: int
-    scale: float
-    width: int = 1
-    rows: int = 1
+    name: str
+    source: Sequence[str]
+    result: Sequence[str]
+    count: IntExpr
+    transform: Transform
+
+    @property
+    def n(self) -> int:
+        return self.transform.n
+
+    @property
+    def key(self) -> str:
+        kind = type(self.transform).__name__.lower()
+        sign = self.name.removesuffix("fft_last") if self._real else ""
+        return f"{self.n}.{kind}.{self.transform.width}{sign}"
 
     @property
     def detail(self) -> str:
-        return f"{self.n} by radices {radices(self.n)}"
+        return f"real rows of {2 * self.n}: {self.transform.detail}" if self._real else self.transform.detail
+
+    @property
+    def blocks(self) -> IntExpr:
+        return (self.count + (self.transform.rows - 1)) // self.transform.rows
+
+    @property
+    def numbers(self) -> int:
+        return self.n * self.transform.rows
 
     @property
     def memory(self) -> int:
-        return _Columns(self.n, 1).memory
+        return self.transform.memory + (2 * self.numbers if self._real else 0)
+
+    @property
+    def _real(self) -> bool:
+        return self.name in ("rfft_last", "irfft_last")
 
     def roots(self) -> list[Any]:
-        return _Columns(self.n, 1).roots()
+        """Those of the transform, then those that relate a real row to its packed one."""
+        if not self._real:
+            return self.transform.roots()
+        sign = 1 if self.name == "rfft_last" else -1
+        between = root(sign * np.arange(self.n), 2 * self.n) * (-0.5j * sign)
+        return [*self.transform.roots(), between]
 
-    def emit(self, x: _Memory, y: _Memory, table: _Memory, work: _Memory, first: TirExpr, left: TirExpr) -> None:
-        start, columns = T.bind(first * int64(self.n)), _Columns(self.n, 1)
-        columns.emit(table, columns.spare(work), x.shifted(start).load, y.shifted(start).store, self.scale)
+    def emit(self, scope: Scope, table: Parts, work: Parts, block: TirExpr) -> None:
+        transform, n = self.transform, int64(self.n)
+        first = T.bind(block * int64(transform.rows))
+        left = T.bind(scope.integer(self.count) - first) if transform.rows > 1 else int64(1)
+        packed = work.part(transform.memory, self.numbers)
+        between = table.shifted(int64(sum(part.size for part in transform.roots())))
+        many = tirx.min(left, int64(transform.rows))
+        match self.name:
+            case "fft_last" | "ifft_last":
+                x, y = (Parts.of(scope, names[:2]).shifted(first * n) for names in (self.source, self.result))
+                if self.name == "ifft_last":
+                    x, y = x.exchanged(), y.exchanged()
+                transform.emit(x, y, table, work, left)
+            case "rfft_last":
+                x = Pairs(scope.tensors[self.source[0]].buffer, first * n)
+                y = Parts.of(scope, self.result).shifted(first * (n + int64(1)))
+                transform.emit(x, packed, table, work, left)
+                with T.serial(int64(0), many) as row:
+                    self._unpack(packed.shifted(T.bind(row * n)), y.shifted(T.bind(row * (n + int64(1)))), between)
+            case _:
+                x = Parts.of(scope, self.source[:2]).shifted(first * (n + int64(1)))
+                y = Pairs(scope.tensors[self.result[0]].buffer, first * n, exchanged=True)
+                with T.serial(int64(0), many) as row:
+                    self._pack(x.shifted(T.bind(row * (n + int64(1)))), packed.shifted(T.bind(row * n)), between)
+                transform.emit(packed.exchanged(), y, table, work, left)
 
+    def _unpack(self, s: Parts, y: Parts, between: Parts) -> None:
+        """y[k] = (s[k] + conj s[n-k])/2 - i/2 w^k (s[k] - conj s[n-k]), w the root of order 2n."""
+        re, im = s.load(int64(0))
+        zero = tirx.const(0.0, "float32")
+        y.store(int64(0), (re + im, zero))
+        y.store(int64(self.n), (re - im, zero))
+        self._mirrored(s, y, between)
 
-@dataclass(frozen=True)
-class _SideBySide:
-    """`width` rows; where fewer are left, the last one is computed more than once."""
+    def _pack(self, x: Parts, s: Parts, between: Parts) -> None:
+        """s[k] = (x[k] + conj x[n-k])/2 + i/2 w^-k (x[k] - conj x[n-k]); x[0] and x[n] count as real."""
+        half = tirx.const(0.5, "float32")
+        first, last = x.load(int64(0))[0], x.load(int64(self.n))[0]
+        s.store(int64(0), ((first + last) * half, (first - last) * half))
+        self._mirrored(x, s, between)
 
-    n: int
-    scale: float
-    width: int
-
-    @property
-    def rows(self) -> int:
-        return self.width
-
-    @property
-    def detail(self) -> str:
-        return f"{self.n} by radices {radices(self.n)}, {self.width} rows at once"
-
-    @property
-    def memory(self) -> int:
-        return _Columns(self.n, self.width).memory
-
-    def roots(self) -> list[Any]:
-        return _Columns(self.n, self.width).roots()
-
-    def emit(self, x: _Memory, y: _Memory, table: _Memory, work: _Memory, first: TirExpr, left: TirExpr) -> None:
-        width = self.width
-        starts = [T.bind((first + tirx.min(int64(k), left - int64(1))) * int64(self.n)) for k in range(width)]
-        columns = _Columns(self.n, width)
-        spare = columns.spare(work)
-        before = spare[1]
-        after = spare[(len(columns.passes) - 1) % 2]
-        blocks = self.n // width
-        with T.serial(int64(0), int64(blocks)) as block:
-            j = T.bind(block * int64(width))
-            square = _exchanged([x.shifted(start + j, width, width).load(int64(0)) for start in starts])
-            for k, value in enumerate(square):
-                before.store(j + int64(k), value)
-        for j in range(blocks * width, self.n):
-            for k, start in enumerate(starts):
-                before.shifted(int64(j * width + k)).store(int64(0), x.shifted(start + int64(j)).load(int64(0)))
-        columns.emit(table, spare, before.load, after.store, self.scale)
-        with T.serial(int64(0), int64(blocks)) as block:
-            j = T.bind(block * int64(width))
-            square = _exchanged([after.load(j + int64(k)) for k in range(width)])
-            for k, start in enumerate(starts):
-                with T.If(int64(k) < left), T.Then():
-                    y.shifted(start + j, width, width).store(int64(0), square[k])
-        for j in range(blocks * width, self.n):
-            for k, start in enumerate(starts):
-                with T.If(int64(k) < left), T.Then():
-                    y.shifted(start + int64(j)).store(int64(0), after.shifted(int64(j * width + k)).load(int64(0)))
+    def _mirrored(self, x: Parts, y: Parts, between: Parts) -> None:
+        """y[k] = (x[k] + conj x[n-k])/2 + between[k] (x[k] - conj x[n-k]) for 0 < k < n; vectors may overlap."""
+        count = self.n - 1
+        width = min(self.transform.lanes, 1 << max(0, count.bit_length() - 1))
+        if count == 0:
+            return
+        with T.serial(int64(0), int64(-(-count // width))) as block:
+            k = T.bind(tirx.min(int64(1) + block * int64(width), int64(self.n - width)))
+            a, b = x.shifted(k, 1, width).load(int64(0))
+            c, d = x.shifted(int64(self.n + 1 - width) - k, 1, width).load(int64(0))
+            if width > 1:
+                c, d = (shuffled([part], range(width - 1, -1, -1)) for part in (c, d))
+            half = vm.const(a, 0.5)
+            re, im = times((vm.let(a - c), vm.let(b + d)), between.shifted(k, 1, width).load(int64(0)))
+            y.shifted(k, 1, width).store(int64(0), ((a + c) * half + re, (b - d) * half + im))

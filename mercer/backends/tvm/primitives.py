@@ -146,8 +146,7 @@ def _threefry(statement: Primitive, _: Mapping[str, TensorType]) -> Kernel:
 
 PRIMITIVES: dict[str, Rule] = {
     "argsort": _argsort,
-    "fft_last": fft.kernel,
-    "ifft_last": fft.kernel,
+    **dict.fromkeys(fft.FFT, fft.kernel),
     "scatter_add": _scatter_add,
     "threefry": _threefry,
 }

@@ -48,6 +48,31 @@ RECORDS = (
     Record("fft_last", tuple(sample(complex_normal(3, n)) for n in LENGTHS), torch.fft.fft, tolerance=TOLERANCE),
     Record("ifft_last", tuple(sample(complex_normal(3, n)) for n in LENGTHS), torch.fft.ifft, tolerance=TOLERANCE),
     Record(
+        "rfft_last",
+        tuple(sample(real_normal(3, 2 * n)) for n in LENGTHS),
+        torch.fft.rfft,
+        tolerance=TOLERANCE,
+    ),
+    Record(
+        "irfft_last",
+        tuple(sample(complex_normal(3, n + 1)) for n in LENGTHS),
+        torch.fft.irfft,
+        differentiable=False,
+        tolerance=TOLERANCE,
+    ),
+    Record(
+        "fft_inner",
+        tuple(sample(complex_normal(2, n, k)) for n, k in ((1, 3), (8, 1), (12, 5), (17, 8), (30, 13), (64, 16))),
+        lambda x: torch.fft.fft(x, dim=-2),
+        tolerance=TOLERANCE,
+    ),
+    Record(
+        "ifft_inner",
+        tuple(sample(complex_normal(2, n, k)) for n, k in ((1, 3), (12, 5), (17, 8), (64, 16))),
+        lambda x: torch.fft.ifft(x, dim=-2),
+        tolerance=TOLERANCE,
+    ),
+    Record(
         "fft",
         (sample(complex_normal(2, 3, 12)), *(sample(complex_normal(6, 5, 8), axis=a) for a in (0, 1, -1, 2))),
         lambda x, axis=-1: torch.fft.fft(x, dim=axis),
