@@ -16,11 +16,12 @@ import numpy as np
 from mercer.frontend.diagnostics import CompileError
 from mercer.frontend.frames import Builder, fail
 from mercer.frontend.values import Static, Tensor, as_attribute
-from mercer.ir.derivative import DerivativeError, gradient
+from mercer.ir.derivative import gradient
 from mercer.ir.graph import AttributeValue, Node
 from mercer.ir.index import Const
 from mercer.ir.library import GRADIENT, Instance, Library, primal
 from mercer.ir.nests import Nest
+from mercer.ir.reverse import DerivativeError
 from mercer.ir.spans import Span
 from mercer.ir.types import TensorType
 
