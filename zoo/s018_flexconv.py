@@ -72,4 +72,8 @@ def network(p: Params, x: Array, rate: int) -> Array:
     return x.mean(axis=(2, 3)) @ p["linear.weight"].T + p["linear.bias"]
 
 
-REFERENCES = {"FlexNet": functools.partial(network, rate=1), "FlexNetDense": functools.partial(network, rate=2)}
+REFERENCES = {
+    "FlexNet": functools.partial(network, rate=1),
+    "FlexNetSpectral": functools.partial(network, rate=1),
+    "FlexNetDense": functools.partial(network, rate=2),
+}
