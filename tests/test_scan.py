@@ -25,6 +25,11 @@ def decaying(x: Array) -> tuple[Array, ...]:
     return np.stack(ys, 1), h
 
 
+def before(x: Array) -> tuple[Array, ...]:
+    """What is handed on is emitted before it changes."""
+    return (np.cumsum(x, 1) - x,)
+
+
 def fibonacci(x: Array) -> tuple[Array, ...]:
     a, b = x[:, 0], x[:, 1]
     for _ in range(x.shape[1]):
@@ -84,6 +89,18 @@ OPERATORS: dict[str, tuple[str, int, Callable[[Array], tuple[Array, ...]]]] = {
 }""",
         2,
         decaying,
+    ),
+    "before": (
+        """op f(x: T[b, l, d]) -> T[b, l, d] {
+  scan t < l {
+    carry h[b, d] = 0
+    emit y[b, t, d] = h[b, d]
+    h[b, d] = h[b, d] + x[b, t, d]
+  }
+  return y
+}""",
+        1,
+        before,
     ),
     "fibonacci": (
         """op f(x: T[b, l, d]) -> (T[b, d], T[b, d]) {
@@ -175,6 +192,7 @@ def program(name: str, shape: str) -> mercer.Program:
     b, l, d = sizes
     results = {
         "decaying": [f"{b}, {l}, {d}", f"{b}, {d}"],
+        "before": [f"{b}, {l}, {d}"],
         "fibonacci": [f"{b}, {d}"] * 2,
         "shifted": [f"{b}, {d}, {l}", f"{b}, {d}"],
         "backwards": [f"{b}, {l}, {d}", f"{b}, {d}"],

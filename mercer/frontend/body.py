@@ -16,7 +16,7 @@ from mercer.frontend.frames import Frame, Loop, Signature
 from mercer.frontend.signature import Matcher, bind_defaults
 from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, as_attribute, describe, is_static
 from mercer.ir.evaluate import evaluate
-from mercer.ir.graph import Constant, format_attribute
+from mercer.ir.graph import Constant, KernelValue, format_attribute
 from mercer.ir.index import Axis, Expr
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests
@@ -169,6 +169,8 @@ class Body(Evaluator):
         preset: dict[str, AnyValue],
     ) -> AnyValue:
         name = definition.name.name
+        if preset:  # a kernel made of kernels of the same name ends where they end
+            name = str(KernelValue(name, tuple(preset.items())))  # type: ignore[arg-type]
         if name in self.frame.chain:
             chain = " → ".join((*self.frame.chain, name))
             self.fail("recursion", f"{definition.kind} `{name}` uses itself: {chain}", e.span)

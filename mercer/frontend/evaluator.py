@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NoReturn
 
 from mercer.frontend import syntax
@@ -31,6 +32,7 @@ from mercer.frontend.arithmetic import (
 from mercer.frontend.calls import bind_arguments, holds_tensor
 from mercer.frontend.diagnostics import did_you_mean
 from mercer.frontend.frames import DTYPES, Builder, Definitions, Frame, Signature, fail
+from mercer.frontend.kernel_algebra import combine_kernels, has, is_kernel, takes_number
 from mercer.frontend.subscripts import subscript
 from mercer.frontend.values import (
     POISON,
@@ -41,6 +43,7 @@ from mercer.frontend.values import (
     Static,
     Tensor,
     View,
+    as_attribute,
     describe,
     is_integer,
     is_static,
@@ -197,6 +200,8 @@ class Evaluator:
                 self._check_pair(e, left, right)
             return self.apply_numeric(TENSOR_OPERATORS[e.operator], (left, right), {}, e.span)
         with self.operands(e.span):
+            if is_kernel(left) or is_kernel(right):
+                return combine_kernels(e.operator, left, right)
             return binary(e.operator, left, right, self.frame.default)
 
     def _lifted(self, value: Tensor, other: Tensor, span: Span) -> Tensor:
@@ -233,6 +238,16 @@ class Evaluator:
             return POISON
         name = e.callee.name
         bound = self.frame.scope.get(name)
+        if isinstance(bound, KernelValue) and not bound.attributes:
+            function = self.library.definition(bound.name)
+            assert function is not None
+            bound = bound if function.kind == "kernel" else Reference(function)
+        if isinstance(bound, Reference) and self.frame.loop is not None and len(positional) == 1:
+            (value,) = positional
+            if isinstance(value, View) and takes_number(bound.definition):
+                return replace(value, maps=(*value.maps, bound))
+            if bound.definition.name.name in FUNCTIONS:
+                return self._scalar_function(e, bound.definition.name.name, positional)
         if isinstance(bound, Reference):
             return self.call_definition(bound.definition, e, positional, attributes, keywords)
         if isinstance(bound, KernelValue):
@@ -250,6 +265,9 @@ class Evaluator:
             if name in STATIC_FUNCTIONS and not keywords:
                 with self.operands(e.span):
                     return static_call(name, positional + attributes)
+        if name == "has" and len(positional) == 2:
+            with self.operands(e.span):
+                return has(self.library, *positional)
         if name in TENSOR_QUESTIONS and len(positional) == 1 and isinstance(positional[0], Tensor | View):
             return TENSOR_QUESTIONS[name](positional[0])
         if name in DTYPES and len(positional) == 1 and isinstance(positional[0], Tensor):
@@ -294,6 +312,14 @@ class Evaluator:
                 self.fail("not-static", f"`{name}` takes compile-time values only", e.span)
             return scalar_call(name, positional, self.frame.default)
 
+    def apply_to_number(self, function: Reference, value: AnyValue, e: syntax.Subscript) -> AnyValue:
+        """The scalar function of one element of a vector."""
+        name = function.definition.name
+        call = syntax.Call(name, (), (), (), False, None, e.span)
+        if name.name in FUNCTIONS:
+            return self._scalar_function(call, name.name, (value,))
+        return self.inline(function.definition, call, (value,), (), {}, {})
+
     def call_definition(
         self,
         definition: syntax.Definition,
@@ -314,7 +340,8 @@ class Evaluator:
                 attributes,
                 keywords,
             )[1]
-            return KernelValue(definition.name.name, tuple(bound.items()))  # type: ignore[arg-type]
+            given = tuple((key, as_attribute(value)) for key, value in bound.items())  # type: ignore[arg-type]
+            return KernelValue(definition.name.name, given)
         if kind in ("kernel", "fn"):
             return self.inline(definition, e, positional, attributes, keywords, {})
         if self.frame.loop is not None:

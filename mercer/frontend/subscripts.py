@@ -63,7 +63,7 @@ def _read(ev: Evaluator, e: syntax.Subscript, base: Tensor | View) -> AnyValue:
     if len(indices) < tensor.type.rank:
         if e.pad is not None:
             ev.fail("unsupported", "a part of a tensor takes no pad value", e.span)
-        return View(tensor, tuple(indices))
+        return View(tensor, tuple(indices), () if isinstance(base, Tensor) else base.maps)
     pad = None
     if e.pad is not None:
         with ev.operands(e.pad.span):
@@ -77,7 +77,10 @@ def _read(ev: Evaluator, e: syntax.Subscript, base: Tensor | View) -> AnyValue:
         pad = filled
     else:
         _check_range(ev, e, tensor, indices)
-    return Read(tensor.name, tuple(indices), tensor.type.dtype, pad)
+    value: AnyValue = Read(tensor.name, tuple(indices), tensor.type.dtype, pad)
+    for function in () if isinstance(base, Tensor) else base.maps:
+        value = ev.apply_to_number(function, value, e)
+    return value
 
 
 def _check_range(ev: Evaluator, e: syntax.Subscript, tensor: Tensor, indices: list[IntExpr]) -> None:

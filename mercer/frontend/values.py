@@ -34,6 +34,8 @@ class View:
 
     tensor: Tensor
     prefix: tuple[IntExpr, ...]
+    maps: tuple[Reference, ...] = ()
+    """Scalar functions that every element goes through, first to last."""
 
     @property
     def shape(self) -> tuple[IntExpr, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mercer.ir.graph import AttributeValue, Constant, Parameter, Value
-from mercer.ir.index import Axis, Expr
+from mercer.ir.index import Axis, Expr, dims
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import TensorType
@@ -95,3 +95,15 @@ class Nests:
 def defined(statement: Statement) -> tuple[Value, ...]:
     """What a statement assigns."""
     return (Value(statement.target, statement.type),) if isinstance(statement, Nest) else statement.targets
+
+
+def symbols(statement: Statement) -> frozenset[str]:
+    """The symbolic dims that a statement needs: those of its results and those in its formulas."""
+    found = {dim for value in defined(statement) for size in value.type.shape for dim in size.dims()}
+    if isinstance(statement, Nest):
+        return dims(statement.body) | found
+    if statement.scan is not None:
+        found |= statement.scan.extent.dims()
+        inner = frozenset[str]().union(*map(symbols, statement.scan.body.statements))
+        found |= inner - {statement.scan.step}
+    return frozenset(found)

@@ -6,17 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, Graph, Node, Value
-from mercer.ir.library import Library
 from mercer.ir.lower import lower, read_names
-from mercer.ir.nests import Nests, Statement, defined
+from mercer.ir.nests import Nests, Statement, defined, symbols
+from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Array, Data
 from mercer.passes.cost import size, statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, PassContext, RewritePass
 from mercer.passes.patterns import Match, Scope, any_node
 from mercer.passes.rewrite import Builder, Outcome, Refusal, Rewrite
+from mercer.runtime.errors import MercerError
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,24 @@ class Fold(RewritePass):
     def _fold(self, match: Match, build: Builder) -> Outcome:
         node = match.root
         operands = [c for name in dict.fromkeys(node.operands) if (c := match.scope.constant(name)) is not None]
-        if reason := self._obstacle(node.results, operands):
+        outputs = tuple(value.name for value in node.results)
+        program = lower(Graph(node.name, (), (), tuple(operands), (node,), outputs), build.library)
+        if reason := self._obstacle(node.results, program.statements, operands):
             return Refusal(reason)
-        results = _evaluate(node, operands, build.library)
+        results = evaluate(program, {})
+        check_domain(node.operator, node.span, operands, results)
         return tuple(build.constant(array, "folded") for array in results)
 
-    def _obstacle(self, results: Iterable[Value], operands: Sequence[Constant]) -> str | None:
+    def _obstacle(
+        self, results: Iterable[Value], statements: Iterable[Statement], operands: Sequence[Constant]
+    ) -> str | None:
         """Why something is not folded; None when it can be."""
         for operand in operands:
             if operand.data.array is None:
                 return f"the data of %{operand.name} is not loaded"
-        symbolic = sorted({dim for value in results for extent in value.type.shape for dim in extent.dims()})
+        symbolic = sorted(frozenset[str]().union(*map(symbols, statements)))
         if symbolic:
-            return f"its shape depends on {', '.join(symbolic)}"
+            return f"it depends on {', '.join(symbolic)}"
         given = sum(size(operand.type) for operand in operands)
         made = sum(size(value.type) for value in results)
         if made > self.free_bytes and made > self.max_growth * given:
@@ -70,7 +78,7 @@ class Fold(RewritePass):
                 kept.append(statement)
                 continue
             operands = [constants[name] for name in sorted(names)]
-            reason = self._obstacle(defined(statement), operands)
+            reason = self._obstacle(defined(statement), (statement,), operands)
             costs = None if reason else (statement_cost(statement, types), Cost(0, 0))
             context.record_statement(self.name, "fold_statement", statement, Exactness.BIT, reason, costs)
             if reason:
@@ -78,6 +86,9 @@ class Fold(RewritePass):
                 continue
             outputs = tuple(value.name for value in defined(statement))
             arrays = evaluate(Nests(nests.name, (), (), tuple(operands), (statement,), outputs), {})
+            origin = statement.origins[0] if statement.origins else None
+            where = (origin.operator, origin.span) if origin else (outputs[0], NOWHERE)
+            check_domain(*where, operands, arrays)
             for value, array in zip(defined(statement), arrays, strict=True):
                 constants[value.name] = Constant(value.name, value.type, Data(array))
         used = {name for s in kept for name in read_names(s)} | set(nests.outputs)
@@ -89,6 +100,24 @@ def _reads_constants(node: Node, scope: Scope) -> bool:
     return all(scope.constant(name) is not None for name in node.operands)
 
 
-def _evaluate(node: Node, operands: Sequence[Constant], library: Library) -> tuple[Array, ...]:
-    outputs = tuple(value.name for value in node.results)
-    return evaluate(lower(Graph(node.name, (), (), tuple(operands), (node,), outputs), library), {})
+class DomainError(MercerError):
+    """Constants lie outside of the domain of what is computed of them: a negative logarithm, a singular system."""
+
+
+def check_domain(operator: str, span: Span, operands: Sequence[Constant], results: Sequence[Array]) -> None:
+    """Raise DomainError for a result that is not a number although every operand is."""
+
+    def first_nan(array: Array) -> list[int] | None:
+        if array.dtype.kind not in "fc" or not np.isnan(array).any():
+            return None
+        return [int(i) for i in np.unravel_index(int(np.argmax(np.isnan(array))), array.shape)]
+
+    if any(c.data.array is not None and first_nan(c.data.array) is not None for c in operands):
+        return
+    for result in results:
+        place = first_nan(result)
+        if place is not None:
+            where = "" if span == NOWHERE else f"{span}: "
+            message = f"{where}error[domain-error]: `{operator}` of these constants is not a number, first at {place}"
+            hint = "a logarithm or root of a negative number, or a matrix that is singular or not positive definite"
+            raise DomainError(message, hint)

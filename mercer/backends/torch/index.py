@@ -155,8 +155,9 @@ class _Lowering:
         slices = results[scan.carried : scan.carried + len(scan.axes)]
         lists = [names.new(f"{name}_steps") for name in slices]
         state, following = ", ".join(arguments[: scan.carried]), ", ".join(results[: scan.carried])
-        lines = [*inner.block.lines(), f"{state} = {following}"]
+        lines = inner.block.lines()
         lines += [f"{steps}.append({name})" for steps, name in zip(lists, slices, strict=True)]
+        lines += [f"{state} = {following}"] if state != following else []
         lines += [f"if {results[-1]}:", "    break"] if scan.until else []
         targets = statement.targets[scan.carried :]
         stacked = [self.stacked(*each) for each in zip(lists, scan.axes, targets, strict=True)]

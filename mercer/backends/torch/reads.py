@@ -174,7 +174,12 @@ class Reader:
     # --- affine indices -----------------------------------------------------------------------------------------------
 
     def padded(self, code: Code, margins: Sequence[tuple[IntExpr, IntExpr]], pad: Const | None) -> Code:
-        """Pad, or crop where a margin is negative."""
+        """Pad, or crop where a margin is negative; padding comes first where it may take both to fit."""
+        wider = [tuple(m if nonnegative(m) else ZERO for m in margin) for margin in margins]
+        if any(low.terms and nonnegative(low) != nonnegative(high) and high.terms for low, high in margins):
+            code = self.padded(code, [(low, high) for low, high in wider], pad)
+            cropped = [(low - more[0], high - more[1]) for (low, high), more in zip(margins, wider, strict=True)]
+            return self.padded(code, cropped, None)
         first = next(i for i, margin in enumerate(margins) if any(m.terms for m in margin))
         amounts = ", ".join(self._text(m) for margin in reversed(margins[first:]) for m in margin)
         number = 0 if pad is None else pad.number

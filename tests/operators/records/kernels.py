@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.interpolate import BSpline
-from sklearn.gaussian_process.kernels import Matern, RationalQuadratic
+from scipy.special import xlogy
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, Matern, RationalQuadratic
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import pairwise
 
 from mercer.ir.graph import KernelValue
@@ -37,6 +40,36 @@ def arc_cosine(x: Array, y: Array, order: int = 1) -> Array:
     return result
 
 
+def gaussian_process(x: Any, inputs: Any, targets: Any, kernel: Any, noise: float = 1e-6) -> Any:
+    length = (2 * dict(kernel.attributes)["gamma"]) ** -0.5
+    fitted = GaussianProcessRegressor(RBF(length), alpha=noise, optimizer=None).fit(inputs.numpy(), targets.numpy())
+    return fitted.predict(x.numpy()).reshape(len(x), -1)
+
+
+def process_variance(x: Any, inputs: Any, factor: Any, kernel: Any) -> Any:
+    """With the inverse in the place of the factor: k(x, x) - k(x, inputs) (l l^T)^-1 k(inputs, x)."""
+    lower = np.tril(factor.numpy())
+    cross = gram(x, inputs, kernel)
+    prior = np.array([gram(row[None], row[None], kernel)[0, 0] for row in x])
+    return prior - np.einsum("qn,nm,qm->q", cross, np.linalg.inv(lower @ lower.T), cross)
+
+
+def ridge(inputs: Any, targets: Any, kernel: Any, ridge: float = 1e-6) -> Any:
+    return KernelRidge(alpha=ridge, kernel="rbf", gamma=dict(kernel.attributes)["gamma"]).fit(
+        inputs.numpy(), targets.numpy()
+    )
+
+
+def wendland(x: Array, y: Array, length: float = 1.0) -> Array:
+    r = pairwise.euclidean_distances(x, y) / length
+    return np.maximum(1 - r, 0) ** 4 * (4 * r + 1)
+
+
+def thin_plate(x: Array, y: Array) -> Array:
+    """SciPy's thin plate spline."""
+    return xlogy(r := pairwise.euclidean_distances(x, y), r) * r
+
+
 KERNELS: dict[str, Callable[..., Array]] = {
     "gaussian": lambda x, y, gamma=1.0: pairwise.rbf_kernel(x, y, gamma),
     "laplace": lambda x, y, gamma=1.0: pairwise.laplacian_kernel(x, y, gamma),
@@ -48,6 +81,8 @@ KERNELS: dict[str, Callable[..., Array]] = {
     "inverse_multiquadric": lambda x, y, epsilon=1.0: (
         1 / np.sqrt(1 + epsilon**2 * pairwise.euclidean_distances(x, y) ** 2)
     ),
+    "wendland": wendland,
+    "thin_plate": thin_plate,
     "rational_quadratic": lambda x, y, alpha=1.0, length=1.0: RationalQuadratic(length, alpha)(x, y),
 }
 
@@ -86,6 +121,7 @@ def kan(
 
 
 POINTS = normal(4, 3), normal(5, 3)
+GAUSSIAN = kernel("gaussian", gamma=0.4)
 
 
 def grams() -> tuple[Sample, ...]:
@@ -97,6 +133,7 @@ def grams() -> tuple[Sample, ...]:
         "matern52": {"length": 0.7},
         "polynomial": {"degree": 2, "gamma": 0.5, "offset": 0.0},
         "inverse_multiquadric": {"epsilon": 0.6},
+        "wendland": {"length": 2.5},
         "rational_quadratic": {"alpha": 0.8, "length": 1.5},
     }
     return (
@@ -124,6 +161,41 @@ RECORDS: tuple[Record, ...] = (
         ),
         expansion,
         (bad("`weight` has size 6 along axis 1; `m` = 5", (4, 3), (5, 3), (2, 6), kernel=kernel("gaussian")),),
+    ),
+    Record(
+        "add_diagonal",
+        (sample(normal(4, 4), value=0.5), sample(normal(2, 3, 3), value=2)),
+        lambda k, value: k + value * torch.eye(k.shape[-1], dtype=k.dtype),
+    ),
+    Record(
+        "krr_weight",
+        (sample(normal(6, 3), normal(6, 2), kernel=GAUSSIAN, ridge=0.1),),
+        lambda inputs, targets, **given: ridge(inputs, targets, **given).dual_coef_.T,
+        (bad("needs a positive kernel; thin_plate() is not", (6, 3), (6, 2), kernel=kernel("thin_plate")),),
+    ),
+    Record(
+        "krr_predict",
+        (sample(normal(4, 3), normal(6, 3), normal(6, 2), kernel=GAUSSIAN, ridge=0.1),),
+        lambda x, inputs, targets, **given: ridge(inputs, targets, **given).predict(x.numpy()),
+        (bad("the ridge is not negative; it is -1", (4, 3), (6, 3), (6, 2), kernel=GAUSSIAN, ridge=-1),),
+    ),
+    Record(
+        "gp_variance",
+        (
+            sample(
+                normal(4, 3), normal(5, 3), given(np.tril(np.ones((5, 5))) + 2 * np.eye(5)), kernel=kernel("gaussian")
+            ),
+        ),
+        process_variance,
+    ),
+    Record(
+        "gp_predict",
+        (sample(normal(4, 3), normal(6, 3), normal(6, 2), kernel=GAUSSIAN, noise=0.1),),
+        gaussian_process,
+        (
+            bad("needs a positive kernel", (4, 3), (6, 3), (6, 2), kernel=kernel("thin_plate")),
+            bad("noise is not negative; it is -1", (4, 3), (6, 3), (6, 2), kernel=GAUSSIAN, noise=-1),
+        ),
     ),
     Record(
         "random_fourier_features",
