@@ -137,12 +137,10 @@ class Reverse:
         """The tensor that holds the cotangent of `name`."""
         type_ = self.types[name]
         parts = self.parts.get(name) or [number(0, type_.dtype)]
-        if (
-            len(parts) == 1
-            and isinstance(parts[0], Read)
-            and parts[0] == replace(self.identity(name), tensor=parts[0].tensor)
-        ):
-            return parts[0].tensor
+        first = parts[0]
+        if len(parts) == 1 and isinstance(first, Read) and self.types[first.tensor] == type_:
+            if first == self.identity(first.tensor):
+                return first.tensor
         if len(parts) > 1:
             parts = [
                 self.identity(self.emit(f"{name}.grad", self.axes(type_), part)) if isinstance(part, Reduce) else part
