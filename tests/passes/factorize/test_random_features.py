@@ -41,7 +41,7 @@ def replaced(each: RandomFeatures, kernel: str = KERNELS["gaussian"], dim: int =
     return apply(model(kernel, dim=dim), each, X[:, :dim])
 
 
-def mean_squared(runs: Callable[[int], RandomFeatures], kernel: str = KERNELS["gaussian"], seeds: int = 16) -> float:
+def mean_squared(runs: Callable[[int], RandomFeatures], kernel: str = KERNELS["gaussian"], seeds: int = 12) -> float:
     results = (apply(model(kernel), runs(seed), X[:16], verify_each=False) for seed in range(seeds))
     return float(np.mean([result.error**2 for result in results]))
 
@@ -74,7 +74,7 @@ def test_frequencies_have_the_kernel_as_mean(name: str) -> None:
     ],
 )
 def test_error_falls_as_the_root_of_the_count(kernel: str, features: str) -> None:
-    """16 times as many features: a sixteenth of the squared error, give or take the scatter of 16 draws."""
+    """16 times as many features: a sixteenth of the squared error, give or take the scatter of 12 draws."""
     coarse, fine = (
         mean_squared(lambda seed, count=count: RandomFeatures(count, "iid", features, seed), kernel)
         for count in (32, 512)
@@ -98,8 +98,8 @@ def test_orthogonal_frequencies_have_smaller_errors() -> None:
 
 def test_coupled_positive_features_have_smaller_errors() -> None:
     """Reid et al. 2023, theorem 3.2: simplex below orthogonal below iid."""
-    total = np.array([1.0, -0.5, 0.5, 0.8])
-    draws = 20_000
+    total = np.array([0.7, -0.35, 0.35, 0.56])
+    draws = 6_000
     errors = {}
     for coupling in ("iid", "orthogonal", "simplex"):
         random = np.random.default_rng(0)
