@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mercer.backends.tvm.build import compile_nests
+from mercer.backends.tvm.fft_nests import expanded
 from mercer.backends.tvm.scalar import UnsupportedError
 from mercer.backends.tvm.stockham import radices
+from mercer.backends.tvm.target import parse as parse_target
 from mercer.compiler import compile, parse_text
 from mercer.frontend.diagnostics import CompileError
+from mercer.ir.evaluate import evaluate
+from mercer.ir.nests import Primitive
+from mercer.ir.verify import verify
 
 LENGTHS = (1, 2, 6, 8, 11, 29, 36, 58, 64, 121, 128, 289, 320, 1000, 1024, 4096)
 
@@ -132,3 +139,38 @@ def test_long_convolution_is_the_direct_one() -> None:
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 2, 500), (2, 500)))
     expected = [[np.convolve(x[n, c], w[c])[:500] for c in range(2)] for n in range(3)]
     assert error(compile(parse_text(text))(x, w), np.array(expected)) < 1e-6
+
+
+# --- loop nests -------------------------------------------------------------------------------------------------------
+
+
+NESTS = {
+    "fft(x)": (1, 2, 12, 34, 240, 1024, 2053),
+    "ifft(x)": (1, 30, 64),
+    "fft(x; axis = 1)": (12,),
+    "ifft(x; axis = 1)": (12,),
+    "irfft(x; n = 2*shape(x)[2] - 2)": (2, 9, 65),
+    "rfft(real(x))": (2, 16, 90),
+}
+
+
+@pytest.mark.parametrize(("expression", "length"), [(e, n) for e, lengths in NESTS.items() for n in lengths])
+def test_transforms_as_nests(expression: str, length: int) -> None:
+    """What a GPU computes has the same values in the reference, and no Fourier primitive is left."""
+    dtype = "f32" if "irfft" in expression else "c64"
+    last = 2 * length - 2 if "irfft" in expression else length // 2 + 1 if "rfft" in expression else length
+    text = f"model M(x: c64[N, 12, {length}]) -> {dtype}[N, 12, {last}] {{ return {expression} }}"
+    nests = parse_text(text).nests
+    passes = expanded(nests)
+    verify(passes)
+    assert {s.name for s in passes.statements if isinstance(s, Primitive)} <= {"reshape"}
+    x = {"x": normal(2, 12, length)}
+    assert error(evaluate(passes, x)[0], evaluate(nests, x)[0]) < 3e-7
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on the PATH")
+def test_transforms_compile_for_a_gpu() -> None:
+    nests = parse_text("model M(x: f32[N, 12, 16]) -> f32[N, 12, 16] { return irfft2(rfft2(x)) }").nests
+    compiled = compile_nests(nests, parse_target("cuda:sm_90"))
+    assert compiled.source is not None
+    assert {step.family for step in compiled.steps} == {"threads"}

@@ -16,6 +16,7 @@ from tvm import relax, tirx
 from mercer.backends.tvm import cuda, function, primitives
 from mercer.backends.tvm.complex_pairs import split
 from mercer.backends.tvm.fft import with_tables
+from mercer.backends.tvm.fft_nests import expanded
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
@@ -97,7 +98,7 @@ def compile_nests(nests: Nests, target: Target) -> Compiled:
     Raises UnsupportedError for what this backend does not know and TargetError when a compiler is missing.
     """
     require_tools(target)
-    nests = with_tables(split(nests), target)
+    nests = split(expanded(nests)) if target.is_cuda else with_tables(split(nests), target)
     plan = _Plan(nests, target)
     for statement in plan.outputs_computed(nests):
         plan.add(statement)

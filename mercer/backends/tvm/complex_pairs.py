@@ -20,6 +20,8 @@ from mercer.ir.types import Array, Data, DType, TensorType
 
 TWO = IntExpr.constant(2)
 ZERO = Const(0.0, DType.F32)
+FEW = 16
+"""Sums over an index of so few values stay together: they are no matrix products."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,8 @@ class _Split:
             length = self.lift(Reduce(Reducer.PROD, expr.axes, _length(*body.parts)))
             angle = self.lift(Reduce(Reducer.SUM, expr.axes, call("atan2", body.im, body.re)))
             return Pair(_mul(length, call("cos", angle)), _mul(length, call("sin", angle)))
-        contracts = isinstance(expr.body, Call) and expr.body.function == "mul" and _differ(expr.body)
+        few = all(axis.extent.is_constant and axis.extent.value <= FEW for axis in expr.axes)
+        contracts = not few and isinstance(expr.body, Call) and expr.body.function == "mul" and _differ(expr.body)
         re = self._sum(expr.axes, body.re, contracts)
         return Pair(re, None if body.im is None else self._sum(expr.axes, body.im, contracts))
 
