@@ -51,13 +51,15 @@ class Fuse(Pass):
     * `fuse_epilogue`: a pointwise nest that reads a reduction at its own index takes the reduction in.
 
     A read with padding keeps it: only movement that carries the padding along exactly is inlined there. Outputs of the
-    program stay. Bodies stay below `max_ops` functions. Class: bit; real where a computation or an index map moves into
+    program stay. Bodies stay below `max_ops` functions and, shared parts counted wherever they are used, `max_written`
+    terms. Class: bit; real where a computation or an index map moves into
     a sum or product of floats, whose order and intermediate rounding are not fixed.
     """
 
     name: ClassVar[str] = "fuse"
     level: ClassVar[Level] = Level.NESTS
     max_ops: int = 64
+    max_written: int = 1000
     max_repeated: int = 4
 
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
@@ -136,9 +138,16 @@ class _Fusion:
                 return name, kept, Refusal(reason)
         merged = [_inline(producer, nest, found[nest.target], self.types) for nest in nests]
         for nest in merged:
-            if (count := functions(nest.body)) > self.options.max_ops:
-                return name, kept, Refusal(f"%{nest.target} would have {count} functions, over max_ops")
+            if reason := self._too_large(nest):
+                return name, kept, Refusal(reason)
         return name, kept, merged
+
+    def _too_large(self, nest: Nest) -> str | None:
+        if (count := functions(nest.body)) > self.options.max_ops:
+            return f"%{nest.target} would have {count} functions, over max_ops"
+        if (count := written_out(nest.body)) > self.options.max_written:
+            return f"%{nest.target} would have {count} terms if written out, over max_written"
+        return None
 
     def _kept(self, producer: Nest) -> str | None:
         """Why the producer must be stored."""
@@ -192,8 +201,8 @@ class _Fusion:
         if any(occurrence.read.indices != own for occurrence in found):
             return Refusal(f"its reader %{reader.target} does not read it at its own index")
         merged = _inline(producer, reader, found, self.types)
-        if (count := functions(merged.body)) > self.options.max_ops:
-            return Refusal(f"%{reader.target} would have {count} functions, over max_ops")
+        if reason := self._too_large(merged):
+            return Refusal(reason)
         return [merged]
 
     # --- doing it -----------------------------------------------------------------------------------------------------
@@ -331,6 +340,18 @@ def is_cheap(body: Expr) -> bool:
 def functions(body: Expr) -> int:
     """Number of distinct function calls."""
     return sum(isinstance(expr, Call) for expr in parts(body))
+
+
+def written_out(body: Expr) -> int:
+    """Number of terms when what is used twice is written twice."""
+    known: dict[Expr, int] = {}
+
+    def count(expr: Expr) -> int:
+        if expr not in known:
+            known[expr] = 1 + sum(map(count, children(expr)))
+        return known[expr]
+
+    return count(body)
 
 
 def distinct_reads(body: Expr) -> frozenset[Read]:
