@@ -168,11 +168,10 @@ def _measure(row: Row, example: Example) -> None:
     program = parse(example.path)
     inputs = example.samples(program)
     context = PassContext(program.library, weights=program.initial(), data=inputs, verify_each=True)
-    before = run_passes(program.graph, passes[:start], context)
+    first = run_passes(program.graph, passes[:start], context)
     already = len(context.ledger)
-    after = run_passes(before, passes[start:], context)
-    if not (isinstance(before, Graph) and isinstance(after, Graph)):
-        raise UsageError(f"{example.path} goes below the graph", "examples end before `lower`")
+    last = run_passes(first, passes[start:], context)
+    before, after = (lower(ir, program.library) if isinstance(ir, Graph) else ir for ir in (first, last))
     entries = [entry for entry in context.ledger.entries[already:] if entry.pass_name == row.name]
     fired = [entry for entry in entries if entry.fired]
     claim = Exactness.weakest(entry.exactness for entry in fired)
@@ -181,33 +180,31 @@ def _measure(row: Row, example: Example) -> None:
         reasons = dict.fromkeys(entry.reason or "" for entry in entries)
         row.problem = "; ".join(reasons) or "nothing fits the pass"
         return
-    whole = Calibration(before, program.library, inputs, program.initial())
+    whole = Calibration(program.graph, program.library, inputs, program.initial())
     judged = whole.judge.inputs if claim is Exactness.APPROX else inputs
     precision = None if claim is Exactness.BIT else DType.F64
-    left, right = (
-        evaluate(lower(graph, program.library), judged, program.initial(), precision) for graph in (before, after)
-    )
+    left, right = (evaluate(nests, judged, program.initial(), precision) for nests in (before, after))
     row.error = relative_error(left, right)
     row.stated = sum(entry.error or 0.0 for entry in fired) if claim is Exactness.APPROX else None
-    row.multiply_adds = multiply_adds(before, program, whole.dims), multiply_adds(after, program, whole.dims)
-    row.operations = operations(before, program, whole.dims), operations(after, program, whole.dims)
+    row.multiply_adds = multiply_adds(before, whole.dims), multiply_adds(after, whole.dims)
+    row.operations = operations(before, whole.dims), operations(after, whole.dims)
     allowed = {Exactness.BIT: 0.0, Exactness.REAL: REAL_ERROR}.get(claim, float("inf"))
     if row.error > allowed:
         row.problem = f"an error of {row.error:.1e} is more than {claim.value} allows"
 
 
-def multiply_adds(graph: Graph, program: Program, dims: Mapping[str, int]) -> int:
-    """Multiplications of a graph's operators, each with the addition that may follow; 4 for complex numbers."""
+def multiply_adds(nests: Nests, dims: Mapping[str, int]) -> int:
+    """Multiplications, each with the addition that may follow; 4 for complex numbers."""
 
     def weight(part: Call | Reduce) -> int:
         return (4 if part.dtype.is_complex else 1) if isinstance(part, Call) and part.function == "mul" else 0
 
-    return _total(lower(graph, program.library), dims, weight)
+    return _total(nests, dims, weight)
 
 
-def operations(graph: Graph, program: Program, dims: Mapping[str, int]) -> int:
+def operations(nests: Nests, dims: Mapping[str, int]) -> int:
     """Scalar operations of every kind, the additions of sums included; exp and its like count as one."""
-    return _total(lower(graph, program.library), dims, lambda _: 1)
+    return _total(nests, dims, lambda _: 1)
 
 
 def _total(nests: Nests, dims: Mapping[str, int], weight: Callable[[Call | Reduce], int]) -> int:

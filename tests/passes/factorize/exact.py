@@ -13,7 +13,7 @@ from mercer.ir.lower import lower
 from mercer.ir.types import Array, DType
 from mercer.passes.calibration import relative_error
 from mercer.passes.ledger import Exactness, LedgerEntry
-from mercer.passes.manager import run_passes
+from mercer.passes.manager import Program, run_passes
 from mercer.passes.pipeline import parse
 from tests.passes.conftest import read_model
 
@@ -23,10 +23,10 @@ ROUNDED = 1e-6
 
 @dataclass(frozen=True)
 class Result:
-    """Graphs before and after the passes under test, and the entries that these wrote."""
+    """Programs before and after the passes under test, and the entries that these wrote."""
 
-    before: Graph
-    after: Graph
+    before: Program
+    after: Program
     entries: tuple[LedgerEntry, ...]
     error: float
     outputs: tuple[tuple[Array, ...], tuple[Array, ...]]
@@ -43,7 +43,13 @@ class Result:
 
     @property
     def operators(self) -> list[str]:
-        return [node.operator for node in self.after.nodes]
+        return [node.operator for node in self.graph.nodes]
+
+    @property
+    def graph(self) -> Graph:
+        """The result of passes on the upper level."""
+        assert isinstance(self.after, Graph)
+        return self.after
 
     @property
     def saved(self) -> bool:
@@ -73,11 +79,11 @@ def run(
     before = run_passes(model.graph, parse(prepare), model.context(values))
     context = model.context(values)
     after = run_passes(before, parse(passes), context)
-    assert isinstance(before, Graph) and isinstance(after, Graph)
     known = dict(sizes or {})
     shapes = {v.name: [int(d.evaluate(lambda a: known.get(str(a), 5))) for d in v.type.shape] for v in before.inputs}
     inputs = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    left, right = (evaluate(lower(g, model.library), inputs, values, DType.F64) for g in (before, after))
+    nests = [lower(each, model.library) if isinstance(each, Graph) else each for each in (before, after)]
+    left, right = (evaluate(each, inputs, values, DType.F64) for each in nests)
     error = relative_error(left, right)
     entries = tuple(entry for entry in context.ledger.entries if entry.pass_name != "fold")
     claim = Exactness.weakest(entry.exactness for entry in entries if entry.fired)

@@ -84,7 +84,7 @@ def test_kernel_attention_of_any_length() -> None:
     text = attention("matmul(exp(q), transpose(exp(k)))")
     result = run(text, "associate", sizes={"L": 7})
     assert {entry.rewrite for entry in result.fired} == {"reassociate", "sum_of_product"}
-    lengths = [value.type.shape[1:] for node in result.after.nodes for value in node.results]
+    lengths = [value.type.shape[1:] for node in result.graph.nodes for value in node.results]
     assert all(sum(not size.is_constant for size in shape) <= 1 for shape in lengths)
 
 

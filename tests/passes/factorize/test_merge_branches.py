@@ -61,7 +61,7 @@ def test_a_common_dilation_stays() -> None:
     text = """model M(x: f32[N, 2, 12]) -> f32[N, 2, 12] {
       return Conv1d(x; 2, 5, pad = 6, dilation = 3) + Conv1d(x; 2, 3, pad = 3, dilation = 3)
     }"""
-    (convolved,) = (node for node in run(text, "merge_branches").after.nodes if node.operator == "conv1d")
+    (convolved,) = (node for node in run(text, "merge_branches").graph.nodes if node.operator == "conv1d")
     assert convolved.attribute("dilation") == (3,) and convolved.attribute("pad") == (6,)
 
 

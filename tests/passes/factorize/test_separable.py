@@ -35,7 +35,7 @@ def test_depthwise_kernels(seed: int) -> None:
     weight[seed % 4 : seed % 4 + 1] = 0.0
     stride, dilation = (int(random.integers(1, 3)) for _ in range(2))
     result = separated(weight[:, None], seed, channels, stride=stride, dilation=dilation)
-    windows = sorted([n.value for n in c.type.shape[2:]] for c in result.after.constants)
+    windows = sorted([n.value for n in c.type.shape[2:]] for c in result.graph.constants)
     assert len(result.fired) == 1 and result.saved
     assert windows == [[1, columns], [rows, 1]]
 
@@ -73,7 +73,7 @@ def test_pointwise_and_depthwise(subscripts: str, groups: int) -> None:
     ]
     result = separated(np.concatenate(parts), groups=groups)
     assert result.operators == ["conv1d"] * 2 and len(result.fired) == 1
-    grouping = [node.attribute("groups") for node in result.after.nodes]
+    grouping = [node.attribute("groups") for node in result.graph.nodes]
     assert grouping == ([groups, 8 * groups] if subscripts[0] == "o" else [6 * groups, groups])
 
 

@@ -32,7 +32,7 @@ def test_kronecker_products(seed: int, operator: str) -> None:
     a, b = (random.normal(size=[int(random.choice([2, 3, 4, 6])) for _ in range(2)]) for _ in range(2))
     result = structured(np.kron(a, b), operator=operator, batch="N, 3" if seed % 2 else "N")
     assert len(result.fired) == 1 and result.saved
-    assert numbers(result.after) <= a.size + b.size
+    assert numbers(result.graph) <= a.size + b.size
 
 
 def test_two_terms_and_both_orders() -> None:
@@ -40,9 +40,9 @@ def test_two_terms_and_both_orders() -> None:
     random = np.random.default_rng(0)
     weight = sum(np.kron(random.normal(size=(2, 12)), random.normal(size=(10, 3))) for _ in range(2))
     result = structured(np.asarray(weight))
-    assert numbers(result.after) == 2 * (24 + 30) and result.saved
+    assert numbers(result.graph) == 2 * (24 + 30) and result.saved
     result = structured(np.asarray(weight).T.copy())
-    assert numbers(result.after) == 2 * (24 + 30) and result.saved
+    assert numbers(result.graph) == 2 * (24 + 30) and result.saved
 
 
 def hypercomplex(random: np.random.Generator, n: int, size: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_hypercomplex_layers_save_numbers_only() -> None:
     weight = hypercomplex(np.random.default_rng(1), 4, 8)
     assert "operations in place of" in structured(weight).reasons
     result = structured(weight, "growth=2")
-    assert numbers(result.after) == 4 * (16 + 64)
+    assert numbers(result.graph) == 4 * (16 + 64)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -76,7 +76,7 @@ def test_low_rank_by_blocks(seed: int) -> None:
     result = structured(weight, "terms=1")
     assert len(result.fired) == 1 and result.saved
     dense = int((kinds == "dense").sum()) * 14 * 12
-    assert numbers(result.after) <= dense + int((kinds == "low").sum()) * 2 * (14 + 12) + 14 * rows
+    assert numbers(result.graph) <= dense + int((kinds == "low").sum()) * 2 * (14 + 12) + 14 * rows
 
 
 def test_rows_of_zeros() -> None:
