@@ -111,12 +111,7 @@ class Reverse:
     # --- names and statements -----------------------------------------------------------------------------------------
 
     def fresh(self, hint: str) -> str:
-        name, times = hint, 0
-        while name in self.names:
-            times += 1
-            name = f"{hint}.{times}"
-        self.names.add(name)
-        return name
+        return fresh(hint, self.names)
 
     def axes(self, type_: TensorType) -> tuple[Axis, ...]:
         """The axes of every nest that computes a cotangent of this type."""
@@ -242,6 +237,16 @@ class Reverse:
         elif conditions:
             value = chosen(conditions, value)
         return Reduce(Reducer.SUM, found.axes, value) if found.axes else value
+
+
+def fresh(hint: str, taken: set[str]) -> str:
+    """The hint, or the hint with a number, which is not taken; now it is."""
+    name, times = hint, 0
+    while name in taken:
+        times += 1
+        name = f"{hint}.{times}"
+    taken.add(name)
+    return name
 
 
 # --- expressions ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from mercer.ir.integers import ONE, Computed, Dim, IntExpr, Var
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement, defined
 from mercer.ir.partials import number
-from mercer.ir.reverse import DerivativeError, Reverse, dependents, needed
+from mercer.ir.reverse import DerivativeError, Reverse, dependents, fresh, needed
 from mercer.ir.types import TensorType
 
 
@@ -59,7 +59,8 @@ class _Backward:
         self.active = self.dependents()
         self.slices = {v.name: part for v in self.around if v.name in self.active and (part := self.slice(v))}
         types = {v.name: v.type for v in body.inputs}
-        self.now = {name: f"{name}.now" for name in self.slices}
+        names = {*types, *(value.name for s in self.statements for value in defined(s))}
+        self.now = {name: fresh(f"{name}.now", names) for name in self.slices}
         types |= {
             self.now[name]: TensorType(types[name].dtype, part.of(types[name].shape))
             for name, part in self.slices.items()
