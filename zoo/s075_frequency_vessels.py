@@ -1,4 +1,4 @@
-"""S075 Frequency-domain vessel U-Net (Zhang et al. 2024): reference. The full complex FFT of torch over three axes."""
+"""S075 Frequency-domain vessel U-Net (Wang et al. 2024): reference. The full complex FFT of torch over three axes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def colour(p: dict[str, Array], rgb: Array, style: Array) -> Array:
     h = np.concatenate([rgb, style])
     for i in range(3):
         h = p[f"net.linear.{i}.weight"] @ h + p[f"net.linear.{i}.bias"]
-        h = np.tanh(h) if i < 2 else h
+        h = np.maximum(h, 0) if i == 0 else np.tanh(h) if i == 1 else h
     return np.clip(rgb + h, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""S086 Bit-plane INR (Han, Lee and Jin 2025): reference. v = sum_i 2^i [b_i >= 1/2], packed by numpy's packbits."""
+"""S086 Bit-plane INR (Han et al. 2025): reference. v = sum_i 2^i [b_i >= 1/2], packed by numpy's packbits."""
 
 from __future__ import annotations
 
