@@ -109,10 +109,19 @@ class _LayerBody(Body):
         if len(arguments) != 2 or e.attributes or e.keywords:
             name = "missing-argument" if len(arguments) < 2 else "extra-argument"
             self.fail(name, "`grad` takes two tensors", e.span, expected="grad(y, x)")
+        spans = [a.span for a in e.arguments]
+        spans = [e.span] * (2 - len(spans)) + spans  # the first may come through a pipe
+        for value, span, allowed in zip(arguments, spans, ("real", "real and complex"), strict=True):
+            if not isinstance(value, Tensor):
+                found = describe(value)
+                self.fail("type-mismatch", "`grad` takes two tensors", span, expected="grad(y, x)", found=found)
+            if not value.dtype.rounds or (value.dtype.is_complex and allowed == "real"):
+                parts, whole = "take real(z), imag(z) or abs(z)", "whole numbers and truth values have no derivatives"
+                hint = parts if value.dtype.is_complex else whole
+                message = f"only {allowed} numbers have a gradient here; this tensor is {value.type}"
+                self.fail("not-differentiable", message, span, hint=hint)
         y, x = arguments
-        if not isinstance(y, Tensor) or not isinstance(x, Tensor):
-            found = describe(x if isinstance(y, Tensor) else y)
-            self.fail("type-mismatch", "`grad` takes two tensors", e.span, expected="grad(y, x)", found=found)
+        assert isinstance(y, Tensor) and isinstance(x, Tensor)
         builder, span = self.builder, self.frame.site or e.span
         return differentiate(self.owner, builder, builder.nodes, builder.types, y, x, span)
 
@@ -235,27 +244,32 @@ class _LayerBody(Body):
 
 
 def repeated_names(body: Sequence[syntax.Statement]) -> frozenset[str]:
-    """Instance names that occur more than once in a body; a call in an unnamed `for` counts as repeated."""
-    counts: Counter[str] = Counter()
+    """Instance names that occur more than once in a body.
 
-    def visit(node: object, weight: int) -> None:
+    A call in an unnamed `for` counts as repeated; of the two branches of an `if` only one is ever built.
+    """
+
+    def count(node: object, weight: int) -> Counter[str]:
+        found: Counter[str] = Counter()
         if isinstance(node, syntax.For):
             if node.instance is not None:
-                return
+                return found
             weight = 2
+        if isinstance(node, syntax.If):
+            return count(node.condition, weight) + (count(node.then, weight) | count(node.otherwise, weight))
         if isinstance(node, syntax.Call):
             name = node.instance.name if node.instance is not None else snake_case(node.callee.name)
             if node.instance is not None or node.callee.name[:1].isupper():
-                counts[name] += weight
+                found[name] += weight
         if isinstance(node, tuple):
             for item in node:  # type: ignore[reportUnknownVariableType]
-                visit(item, weight)  # type: ignore[reportUnknownArgumentType]
+                found += count(item, weight)  # type: ignore[reportUnknownArgumentType]
         elif is_dataclass(node) and not isinstance(node, Span):
             for entry in fields(node):
-                visit(getattr(node, entry.name), weight)
+                found += count(getattr(node, entry.name), weight)
+        return found
 
-    visit(tuple(body), 1)
-    return frozenset(name for name, count in counts.items() if count > 1)
+    return frozenset(name for name, times in count(tuple(body), 1).items() if times > 1)
 
 
 class _ModelBody(_LayerBody):

@@ -38,17 +38,10 @@ def differentiate(
     x: Tensor,
     span: Span,
 ) -> Tensor:
-    """The gradient of sum(y) with respect to x, computed by new nodes; raises CompileError.
+    """The gradient of sum(y), y real, with respect to x, real or complex, by new nodes; raises CompileError.
 
     `nodes` are those so far; `types` has the types of their operands.
     """
-    for what, tensor in (("differentiated", y), ("with respect to which is differentiated", x)):
-        if not tensor.dtype.rounds:
-            message = f"only real numbers have a gradient; the tensor {what} is {tensor.type}"
-            fail("not-differentiable", message, span, hint="convert it first, for example f32(x)")
-    if y.dtype.is_complex:
-        message = f"the gradient of complex numbers is not one tensor; the tensor differentiated is {y.type}"
-        fail("not-differentiable", message, span, hint="take real(y), imag(y) or abs(y)")
     one = builder.constant(np.asarray(1, y.dtype.numpy), "number")
     if y == x:
         return _filled(builder, x, one, span)
@@ -56,9 +49,10 @@ def differentiate(
     if y.name not in depends:
         if y.name in broken:
             operator = broken[y.name]
-            message = f"`{operator}` has no derivative: its result is not a tensor of real numbers"
+            message = f"`{operator}` has no derivative: it does not give real numbers"
             fail("not-differentiable", message, span, hint="a smooth function in its place has one")
-        fail("not-differentiable", "the tensor differentiated does not depend on the other", span)
+        message = "the first tensor of `grad` does not depend on the second"
+        fail("not-differentiable", message, span, hint="grad(y, x) is the gradient of y with respect to x")
     cotangents = {y.name: one}
     for node in reversed(tuple(nodes)):
         for number, result in enumerate(node.results):
