@@ -98,7 +98,7 @@ def compile_nests(nests: Nests, target: Target) -> Compiled:
     Raises UnsupportedError for what this backend does not know and TargetError when a compiler is missing.
     """
     require_tools(target)
-    nests = split(expanded(nests)) if target.is_cuda else with_tables(split(nests), target)
+    nests = split(expanded(nests)) if target.is_cuda else with_tables(split(nests, target.lanes), target)
     plan = _Plan(nests, target)
     for statement in plan.outputs_computed(nests):
         plan.add(statement)

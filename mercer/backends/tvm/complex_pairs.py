@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mercer.backends.tvm.pairs import JOIN, SPLIT
 from mercer.backends.tvm.scalar import UnsupportedError
 from mercer.ir.graph import Constant, Value
 from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, call, rebuild, variables, walk
@@ -36,12 +37,12 @@ class Pair:
         return self.re, ZERO if self.im is None else self.im
 
 
-def split(nests: Nests) -> Nests:
-    """The same program without c64; `nests` itself where there is none.
+def split(nests: Nests, lanes: int = 1) -> Nests:
+    """The same program without c64; `nests` itself where there is none. `lanes` is the width of vectors.
 
     Raises UnsupportedError for complex parameters.
     """
-    return _Split(nests).program() if _is_complex(nests) else nests
+    return _Split(nests, lanes).program() if _is_complex(nests) else nests
 
 
 def _is_complex(nests: Nests) -> bool:
@@ -58,8 +59,9 @@ def _is_complex(nests: Nests) -> bool:
 
 
 class _Split:
-    def __init__(self, nests: Nests) -> None:
+    def __init__(self, nests: Nests, lanes: int = 1) -> None:
         self.nests = nests
+        self.lanes = lanes
         self.types = nests.types()
         self.names = set(self.types)
         self.pairs: dict[str, tuple[str, str]] = {}
@@ -113,23 +115,32 @@ class _Split:
     def _input(self, value: Value) -> Value:
         if not value.type.dtype.is_complex:
             return value
-        axes = _axes(value.type)
+        axes, pairs = _axes(value.type), replace(value, type=TensorType(DType.F32, (*value.type.shape, TWO)))
+        if self.lanes > 1:
+            self._move(SPLIT, (value.name,), self._values(value))
+            return pairs
         for k, part in enumerate(self.pair_of(value.name)):
             body = Read(value.name, (*_indices(axes), IntExpr.constant(k)), DType.F32)
             self.emit(part, _real(value.type), axes, body)
-        return replace(value, type=TensorType(DType.F32, (*value.type.shape, TWO)))
+        return pairs
+
+    def _move(self, name: str, operands: tuple[str, ...], targets: tuple[Value, ...]) -> None:
+        self.statements.append(Primitive(name, targets, operands, (("lanes", self.lanes),), ()))
 
     def _output(self, name: str) -> str:
         type = self.types[name]
         if not type.dtype.is_complex:
             return name
+        target = Value(self.fresh(f"{name}.pairs"), TensorType(DType.F32, (*type.shape, TWO)))
+        if self.lanes > 1:
+            self._move(JOIN, self.pair_of(name), (target,))
+            return target.name
         axes = _axes(type)
         part = Axis("part", TWO)
         re, im = (Read(n, _indices(axes), DType.F32) for n in self.pair_of(name))
         first = call("eq", Index(IntExpr.var(part.name)), Const(0, DType.I32))
-        target = self.fresh(f"{name}.pairs")
-        self.emit(target, TensorType(DType.F32, (*type.shape, TWO)), (*axes, part), call("where", first, re, im))
-        return target
+        self.emit(target.name, target.type, (*axes, part), call("where", first, re, im))
+        return target.name
 
     def _constant(self, constant: Constant) -> tuple[Constant, ...]:
         if not constant.type.dtype.is_complex:

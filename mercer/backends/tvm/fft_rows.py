@@ -90,21 +90,34 @@ class FourSteps:
 
     @property
     def memory(self) -> int:
-        return 2 * self.n + max(self._first.memory, self._second.memory)
+        return 2 * self._between + max(self._first.memory, self._second.memory)
+
+    @property
+    def _pitch(self) -> int:
+        """Of the transposed matrix: not a power of two, which would keep its rows out of most of the cache."""
+        return self.halves[0] + self.width
+
+    @property
+    def _between(self) -> int:
+        return self._pitch * self.halves[1]
 
     def roots(self) -> list[Any]:
-        between = root(np.outer(np.arange(self.halves[0]), np.arange(self.halves[1])), self.n).ravel()
+        """Those of both transforms, then those between them in the order in which they are read."""
+        (n1, n2), width = self.halves, self.width
+        columns = np.arange(n2).reshape(-1, 1, width)
+        between = root(np.arange(n1)[:, None] * columns, self.n).ravel()
         return [*self._first.roots(), *self._second.roots(), between]
 
     def emit(self, x: Numbers, y: Numbers, table: Parts, work: Parts, left: TirExpr) -> None:
         (n1, n2), width = self.halves, self.width
         turning = table.shifted(int64(self._first.size + self._second.size))
-        middle = work.part(0, self.n)
-        spare, again = self._first.spare(work, 2 * self.n), self._second.spare(work, 2 * self.n)
+        pitch = self._pitch
+        middle = work.part(0, self._between)
+        spare, again = (columns.spare(work, 2 * self._between) for columns in (self._first, self._second))
         columns = spare[(len(self._first.passes) - 1) % 2]
         with T.serial(int64(0), int64(n2 // width)) as block:
             j2 = T.bind(block * int64(width))
-            between = turning.shifted(j2, n2, width)
+            between = turning.shifted(block * int64(n1 * width), width, width)
 
             def turn(k: TirExpr, value: Number) -> None:
                 columns.store(k, turned(value, between.load(k)))
@@ -113,12 +126,12 @@ class FourSteps:
             with T.serial(int64(0), int64(n1 // width)) as group:
                 k1 = T.bind(group * int64(width))
                 square = exchanged([columns.load(k1 + int64(k)) for k in range(width)])
-                target = middle.shifted(j2 * int64(n1) + k1, n1, width)
+                target = middle.shifted(j2 * int64(pitch) + k1, pitch, width)
                 for k, value in enumerate(square):
                     target.store(int64(k), value)
         with T.serial(int64(0), int64(n1 // width)) as block:
             k1 = T.bind(block * int64(width))
-            load, store = middle.shifted(k1, n1, width).load, y.shifted(k1, n1, width).store
+            load, store = middle.shifted(k1, pitch, width).load, y.shifted(k1, n1, width).store
             self._second.emit(table, again, load, store, self.scale)
 
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import fft, scan, vector_math as vm
+from mercer.backends.tvm import fft, pairs, scan, vector_math as vm
 from mercer.backends.tvm.kernel import Kernel, Operand, rows
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import UnsupportedError, convert, pack, unpack
@@ -147,6 +147,7 @@ def _threefry(statement: Primitive, _: Mapping[str, TensorType]) -> Kernel:
 PRIMITIVES: dict[str, Rule] = {
     "argsort": _argsort,
     **dict.fromkeys(fft.FFT, fft.kernel),
+    **dict.fromkeys((pairs.SPLIT, pairs.JOIN), pairs.kernel),
     "scatter_add": _scatter_add,
     "threefry": _threefry,
 }
