@@ -30,8 +30,8 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nests, Primitive, Statement
 from mercer.ir.types import Data, DType, TensorType
 
-GROUP, SHARES = 8192, 16
-"""Numbers that one unit of work transforms, one row at least; fewer where that leaves less than so many units."""
+GROUP, SHARES = 32768, 32
+"""A unit of work, which has its own scratch, transforms so many numbers; of a known batch there are so many units."""
 
 
 def with_tables(nests: Nests, target: Target) -> Nests:
@@ -80,9 +80,8 @@ def kernel(statement: Primitive, types: Mapping[str, TensorType]) -> Kernel:
     assert isinstance(lanes, int)
     plan = _plan(statement, types, lanes)
     blocks = plan.blocks
-    group = max(1, GROUP // max(1, plan.numbers))
-    if blocks.is_constant:
-        group = min(group, max(1, blocks.value // SHARES))
+    group = -(-blocks.value // SHARES) if blocks.is_constant else GROUP // max(1, plan.numbers)
+    group = max(1, group)
     units = (blocks + (group - 1)) // group
     scratch = Operand(
         f"{statement.targets[0].name}.memory", TensorType(DType.F32, (units, IntExpr.constant(plan.memory)))
