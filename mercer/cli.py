@@ -474,21 +474,18 @@ def ops(
 
 @app.command()
 def zoo(
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="ID", help="these systems, such as S002")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="ID", help="these systems or passes")] = None,
+    passes: Annotated[bool, typer.Option("--passes", help="the factorizing passes on their examples")] = False,
     folder: Annotated[Path, typer.Option("--zoo", metavar="DIR", help="where the systems are")] = Path("zoo"),
     as_json: Json = False,
 ) -> None:
     """Hold the systems from the literature to their independent references, on every backend."""
-    from mercer.commands import zoo as job
+    from mercer.commands import zoo as systems, zoo_passes
 
+    job: Any = zoo_passes if passes else systems
     with progress_bar("checking") as progress:
         rows = job.run(folder, only or (), progress)
-    works, total = sum(row.works for row in rows), job.total(folder)
-    if as_json:
-        show_json({"systems": [row.as_json() for row in rows], "works": works, "total": total})
-    else:
-        job.show(rows)
-        print(f"works on all backends: {works} / {total}")
+    show_json(job.as_json(rows, folder)) if as_json else job.show(rows, folder)
     raise typer.Exit(0 if all(row.works for row in rows) else CHECK_FAILED)
 
 

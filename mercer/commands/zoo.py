@@ -211,8 +211,13 @@ def _error(actual: Sequence[Array], expected: Sequence[Array], names: Sequence[s
     return worst
 
 
-def show(rows: Sequence[Row]) -> None:
-    """Print one line per system and, below the table, what went wrong."""
+def as_json(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {"systems": [row.as_json() for row in rows], "works": sum(row.works for row in rows), "total": total(folder)}
+
+
+def show(rows: Sequence[Row], folder: Path) -> None:
+    """Print one line per system and, below the table, what went wrong and how many of all systems work."""
     columns = ("system", "title", "parses", *(f">{name}" for name in BACKENDS), "works", ">runs", ">seconds")
     yes = {True: "yes", False: "no"}
 
@@ -237,3 +242,4 @@ def show(rows: Sequence[Row]) -> None:
     for row in rows:
         if row.problem:
             print(f"{row.system}: {row.problem}")
+    print(f"works on all backends: {sum(row.works for row in rows)} / {total(folder)}")

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mercer.commands.show import show_table
-from mercer.compiler import Program, UsageError, parse, read_text
+from mercer.compiler import Program, Progress, UsageError, parse, read_text
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Graph
 from mercer.ir.index import Call, Expr, Reduce, children
@@ -35,7 +35,7 @@ from mercer.passes.calibration import SYMBOLIC_EXTENT, Calibration, relative_err
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import Pass, PassContext, parse_pipeline, run_passes
 from mercer.passes.pipeline import FACTORIZE, PASSES
-from mercer.runtime.errors import MercerError
+from mercer.runtime.errors import MercerError, nearest
 
 REAL_ERROR = 1e-6
 """Largest relative L2 error of rewrites that are exact but for the rounding of new f32 constants."""
@@ -134,16 +134,34 @@ def _draw(kind: TensorType, sizes: Mapping[str, int], law: Law, random: np.rando
     return values.astype(kind.dtype.numpy)
 
 
-def table(folder: Path = Path("zoo/passes"), only: Sequence[str] = ()) -> list[Row]:
-    """One row for each pass of FACTORIZE (or those named), in order, then for the folder's other examples.
+def run(folder: Path = Path("zoo"), only: Sequence[str] = (), progress: Progress | None = None) -> list[Row]:
+    """One row for each pass of FACTORIZE (or those named), in order, then for the other examples in `folder/passes`.
 
-    Raises UsageError when there is no such folder.
+    Raises UsageError when there is no such folder or pass.
     """
-    if not folder.is_dir():
-        raise UsageError(f"there are no examples of passes in {folder}", "run it in the root of the repository")
+    examples = folder / "passes"
+    if not examples.is_dir():
+        raise UsageError(f"there are no examples of passes in {examples}", "run it in the root of the repository")
     names = [each.name for each in FACTORIZE]
-    names += sorted(path.stem for path in folder.glob("*.mer") if path.stem in PASSES and path.stem not in names)
-    return [measure(name, folder / f"{name}.mer") for name in names if not only or name in only]
+    names += sorted(path.stem for path in examples.glob("*.mer") if path.stem in PASSES and path.stem not in names)
+    for name in only:
+        if name not in names:
+            near = nearest(name, names)
+            raise UsageError(
+                f"the zoo has no pass {name}", f"did you mean {near}?" if near else "`mercer zoo --passes`"
+            )
+    rows: list[Row] = []
+    chosen = [name for name in names if not only or name in only]
+    for number, name in enumerate(chosen):
+        if progress is not None:
+            progress(number, len(chosen), name)
+        rows.append(measure(name, examples / f"{name}.mer"))
+    return rows
+
+
+def as_json(rows: Sequence[Row], _: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {"passes": [row.as_json() for row in rows]}
 
 
 def measure(name: str, path: Path) -> Row:
@@ -240,7 +258,7 @@ def _value(count: IntExpr, dims: Mapping[str, int]) -> int:
     return int(count.evaluate(lambda atom: dims.get(str(atom), SYMBOLIC_EXTENT)))
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[Row], _: Path) -> None:
     """Print one line per pass and, below the table, what went wrong."""
     columns = ("pass", "source", "exactness", "example", ">error", ">multiply-adds", ">after", ">ratio", "works")
 

@@ -19,13 +19,11 @@ from mercer.frontend.arithmetic import (
     STATIC_CONSTANTS,
     STATIC_FUNCTIONS,
     OperandError,
-    as_expr,
     binary,
     broadcast,
     convert,
     has_index,
     negate,
-    require_complex,
     scalar_call,
     static_call,
 )
@@ -33,6 +31,7 @@ from mercer.frontend.calls import bind_arguments, holds_tensor
 from mercer.frontend.diagnostics import did_you_mean
 from mercer.frontend.frames import DTYPES, Builder, Definitions, Frame, Signature, fail
 from mercer.frontend.kernel_algebra import combine_kernels, has, is_kernel, takes_number
+from mercer.frontend.reductions import reduction
 from mercer.frontend.subscripts import subscript
 from mercer.frontend.values import (
     POISON,
@@ -50,7 +49,7 @@ from mercer.frontend.values import (
     simplified,
 )
 from mercer.ir.graph import KernelValue
-from mercer.ir.index import FUNCTIONS, Axis, Expr, Read, Reduce, Reducer, transform, variables
+from mercer.ir.index import FUNCTIONS, Axis, Read
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import Array, DType
@@ -124,7 +123,7 @@ class Evaluator:
             case syntax.Subscript():
                 return subscript(self, e)
             case syntax.Reduction():
-                return self._reduction(e)
+                return reduction(self, e)
 
     def lookup(self, e: syntax.Name) -> AnyValue:
         loop = self.frame.loop
@@ -466,54 +465,6 @@ class Evaluator:
                 hint=f"say how far it runs, `{binder.name} < …`",
             )
         return IntExpr.of(value)  # type: ignore[arg-type]
-
-    def _reduction(self, e: syntax.Reduction) -> AnyValue:
-        loop = self.frame.loop
-        if loop is None:
-            self.fail(
-                "unsupported",
-                f"`{e.kind}[…]` stands in an index statement",
-                e.span,
-                hint=f"on whole tensors call `{e.kind}(x; axis)`",
-            )
-        indices, ellipses = dict(loop.indices), dict(loop.ellipses)
-        axes = self.axes(e.axes)
-        value = self.evaluate(e.body)
-        loop.indices, loop.ellipses = indices, ellipses
-        if isinstance(value, Poison):
-            return POISON
-        if e.kind in ("max", "min", "argmax", "argmin") and any(axis.extent == IntExpr.constant(0) for axis in axes):
-            self.fail("out-of-range", f"`{e.kind}` of nothing: an index has the extent 0", e.span)
-        with self.operands(e.body.span):
-            body = self.lifted(as_expr(value, self.frame.default))
-            if body.dtype.is_complex:
-                require_complex(e.kind)
-        if e.kind in ("any", "all") and body.dtype is not DType.BOOL:
-            self.fail("type-mismatch", f"`{e.kind}` takes truth values; found {body.dtype}", e.body.span)
-        if e.kind in ("argmax", "argmin") and len(axes) != 1:
-            self.fail("unsupported", f"`{e.kind}` runs over one index", e.span)
-        if e.kind == "mean":
-            count: AnyValue = IntExpr.constant(1)
-            for axis in axes:
-                count = IntExpr.of(count) * axis.extent  # type: ignore[arg-type]
-            with self.operands(e.span):
-                return binary("/", Reduce(Reducer.SUM, axes, body), simplified(count), self.frame.default)  # type: ignore[arg-type]
-        return Reduce(Reducer(e.kind), axes, body)
-
-    def lifted(self, body: Expr) -> Expr:
-        """Normal form: a reduction below another becomes a tensor of its own."""
-        loop = self.frame.loop
-        assert loop is not None
-
-        def change(expr: Expr) -> Expr:
-            if not isinstance(expr, Reduce):
-                return expr
-            names = sorted(variables(expr), key=list(loop.extents).index)
-            axes = tuple(Axis(name, loop.extents[name]) for name in names)
-            tensor = self.builder.emit(expr.reducer.value, axes, expr)
-            return Read(tensor.name, tuple(IntExpr.var(name) for name in names), expr.dtype)
-
-        return transform(body, change)
 
 
 def _describe_all(values: tuple[AnyValue, ...]) -> str:
