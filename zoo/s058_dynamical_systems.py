@@ -34,20 +34,20 @@ def block(mixer: Callable[[Params, np.ndarray], np.ndarray]) -> Callable[[Params
 
 
 def attention(p: Params, x: np.ndarray) -> np.ndarray:
-    q, k, u = softplus(dense(p, "mixer.0.query", x)), softplus(dense(p, "mixer.0.key", x)), dense(p, "mixer.0.value", x)
-    return np.tril(q @ k.T) @ u + p["block.mixer.0.skip"] * u
+    q, k, u = softplus(dense(p, "mixer.query", x)), softplus(dense(p, "mixer.key", x)), dense(p, "mixer.value", x)
+    return np.tril(q @ k.T) @ u + p["block.mixer.skip"] * u
 
 
 def normalized(p: Params, x: np.ndarray) -> np.ndarray:
-    q, k, u = softplus(dense(p, "mixer.0.query", x)), softplus(dense(p, "mixer.0.key", x)), dense(p, "mixer.0.value", x)
-    eta = np.cumsum(np.exp(dense(p, "mixer.0.weight", x)), axis=0)
-    return np.tril(q @ k.T) / eta @ u + p["block.mixer.0.skip"] * u
+    q, k, u = softplus(dense(p, "mixer.query", x)), softplus(dense(p, "mixer.key", x)), dense(p, "mixer.value", x)
+    eta = np.cumsum(np.exp(dense(p, "mixer.weight", x)), axis=0)
+    return np.tril(q @ k.T) / eta @ u + p["block.mixer.skip"] * u
 
 
 def state_space(p: Params, x: np.ndarray) -> np.ndarray:
-    a, step = -np.exp(p["block.mixer.0.log_a"]), softplus(dense(p, "mixer.0.step", x))
-    b, c = dense(p, "mixer.0.b", x), dense(p, "mixer.0.c", x)
-    y = p["block.mixer.0.skip"] * x
+    a, step = -np.exp(p["block.mixer.log_a"]), softplus(dense(p, "mixer.step", x))
+    b, c = dense(p, "mixer.b", x), dense(p, "mixer.c", x)
+    y = p["block.mixer.skip"] * x
     for i in range(len(x)):
         for j in range(i + 1):
             decay = np.exp(a * step[j + 1 : i + 1].sum(0))
@@ -56,9 +56,9 @@ def state_space(p: Params, x: np.ndarray) -> np.ndarray:
 
 
 def gated(p: Params, x: np.ndarray) -> np.ndarray:
-    gate = expit(dense(p, "mixer.0.gate", x)).reshape(len(x), -1, x.shape[1])
-    u, c = dense(p, "mixer.0.value", x), np.tanh(dense(p, "mixer.0.c", x))
-    y = p["block.mixer.0.skip"] * u
+    gate = expit(dense(p, "mixer.gate", x)).reshape(len(x), -1, x.shape[1])
+    u, c = dense(p, "mixer.value", x), np.tanh(dense(p, "mixer.c", x))
+    y = p["block.mixer.skip"] * u
     for i in range(len(x)):
         for j in range(i + 1):
             y[i] += c[i] @ (gate[j + 1 : i + 1].prod(0) * (1 - gate[j])) * u[j]
@@ -66,10 +66,10 @@ def gated(p: Params, x: np.ndarray) -> np.ndarray:
 
 
 def linear_rnn(p: Params, x: np.ndarray) -> np.ndarray:
-    b, u, c = (dense(p, f"mixer.0.{k}", x) for k in ("b", "value", "c"))
+    b, u, c = (dense(p, f"mixer.{k}", x) for k in ("b", "value", "c"))
     size = b.shape[1]
-    transition = np.tanh(dense(p, "mixer.0.transition", x)).reshape(-1, size, size) / np.sqrt(size)
-    y = p["block.mixer.0.skip"] * u
+    transition = np.tanh(dense(p, "mixer.transition", x)).reshape(-1, size, size) / np.sqrt(size)
+    y = p["block.mixer.skip"] * u
     for i in range(len(x)):
         reach = c[i]
         for j in range(i, -1, -1):
