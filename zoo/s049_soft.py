@@ -23,7 +23,7 @@ def norm(p: Params, name: str, x: np.ndarray) -> np.ndarray:
 
 def parameters(rng: np.random.Generator, p: Params) -> Params:
     """Queries and bottleneck tokens apart from each other, so that A is well conditioned."""
-    apart = {k: 3 * v for k, v in p.items() if k.endswith("query.weight")}
+    apart = {k: 4 * v for k, v in p.items() if k.endswith("query.weight")}
     return {**p, **apart, **{k: rng.normal(0, 0.4, v.shape) for k, v in p.items() if k.endswith("pool.weight")}}
 
 
