@@ -99,9 +99,11 @@ def _functional(name: str) -> Native:
     return Native(f"F.{name}({{0}})")
 
 
+_CONVOLVED = {"stride": ("stride", 1), "padding": ("pad", 0), "dilation": ("dilation", 1), "groups": ("groups", 1)}
+
+
 def _convolution(name: str) -> Native:
-    keywords = {"stride": ("stride", 1), "padding": ("pad", 0), "dilation": ("dilation", 1), "groups": ("groups", 1)}
-    return Native(f"F.{name}({{0}}, {{1}})", keywords)
+    return Native(f"F.{name}({{0}}, {{1}})", _CONVOLVED)
 
 
 def _transposed(name: str) -> Native:
@@ -113,6 +115,19 @@ def _transposed(name: str) -> Native:
         "dilation": ("dilation", 1),
     }
     return Native(f"F.{name}({{0}}, {{1}})", keywords)
+
+
+def _convolution_gradient(name: str) -> Callable[[Site], str | None]:
+    """PyTorch's own gradients of a convolution: with respect to its input and its weight."""
+
+    def rule(site: Site) -> str | None:
+        wrt, (input_type, _, cotangent) = site.attributes["wrt"], site.types
+        if wrt not in ((0,), (1,)) or cotangent.rank != input_type.rank:
+            return None
+        call = "input({0}.shape, {1}, {2})" if wrt == (0,) else "weight({0}, {1}.shape, {2})"
+        return Native(f"torch.nn.grad.{name}_{call}", _CONVOLVED).write(site)
+
+    return rule
 
 
 def _max_pool(name: str) -> Native:
@@ -245,6 +260,7 @@ NATIVE: dict[str, Native | Rule] = {
     ),
     **_each(_convolution, "conv1d conv2d conv3d"),
     **_each(_transposed, "conv_transpose1d conv_transpose2d conv_transpose3d"),
+    **{f"{name}.grad": _convolution_gradient(name) for name in ("conv1d", "conv2d", "conv3d")},
     # normalization
     "batch_norm": _batch_norm,
     "layer_norm": Native("F.layer_norm({0}, ({last},), {1}, {2}, {eps})"),
