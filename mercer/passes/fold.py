@@ -11,7 +11,7 @@ import numpy as np
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, Graph, Node, Value
 from mercer.ir.lower import lower, read_names
-from mercer.ir.nests import Nests, Statement, defined, symbols
+from mercer.ir.nests import Nest, Nests, Statement, defined, symbols
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Array, Data
 from mercer.passes.cost import size, statement_cost
@@ -72,20 +72,24 @@ class Fold(RewritePass):
         constants = {c.name: c for c in nests.constants}
         types = nests.types()
         kept: list[Statement] = []
+        fills: dict[str, Statement] = {}  # such as the zeros that a scan starts with: not worth storing for themselves
         for statement in nests.statements:
             names = read_names(statement)
-            if not names or not names <= constants.keys():
+            if not names and isinstance(statement, Nest):
+                fills[statement.target] = statement
+            if not names & constants.keys() or not names <= constants.keys() | fills.keys():
                 kept.append(statement)
                 continue
-            operands = [constants[name] for name in sorted(names)]
-            reason = self._obstacle(defined(statement), (statement,), operands)
+            operands = [constants[name] for name in sorted(names & constants.keys())]
+            needed = (*(fills[name] for name in sorted(names & fills.keys())), statement)
+            reason = self._obstacle(defined(statement), needed, operands)
             costs = None if reason else (statement_cost(statement, types), Cost(0, 0))
             context.record_statement(self.name, "fold_statement", statement, Exactness.BIT, reason, costs)
             if reason:
                 kept.append(statement)
                 continue
             outputs = tuple(value.name for value in defined(statement))
-            arrays = evaluate(Nests(nests.name, (), (), tuple(operands), (statement,), outputs), {})
+            arrays = evaluate(Nests(nests.name, (), (), tuple(operands), needed, outputs), {})
             origin = statement.origins[0] if statement.origins else None
             where = (origin.operator, origin.span) if origin else (outputs[0], NOWHERE)
             check_domain(*where, operands, arrays)
@@ -93,7 +97,8 @@ class Fold(RewritePass):
                 constants[value.name] = Constant(value.name, value.type, Data(array))
         used = {name for s in kept for name in read_names(s)} | set(nests.outputs)
         remaining = tuple(c for c in constants.values() if c.name in used)
-        return replace(nests, constants=remaining, statements=tuple(kept))
+        unread = [s for name, s in fills.items() if name not in used]
+        return replace(nests, constants=remaining, statements=tuple(s for s in kept if s not in unread))
 
 
 def _reads_constants(node: Node, scope: Scope) -> bool:

@@ -11,6 +11,7 @@ from mercer.passes.factorize.cp_conv import CpConv
 from mercer.passes.factorize.crop import Crop
 from mercer.passes.factorize.associate import Associate
 from mercer.passes.factorize.collapse import Collapse
+from mercer.passes.factorize.constant_solve import ConstantSolve
 from mercer.passes.factorize.diagonalize import Diagonalize
 from mercer.passes.factorize.merge_branches import MergeBranches
 from mercer.passes.factorize.modes import Modes
@@ -56,6 +57,7 @@ FACTORIZE: tuple[type[Pass], ...] = (
     Associate,
     Separable,
     Structured,
+    ConstantSolve,
     Diagonalize,
     SvdLinear,
     TuckerConv,

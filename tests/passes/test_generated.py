@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from mercer.ir.lower import read_names
+from mercer.ir.nests import Nest, Primitive, defined
+
 MODELS = {
     "continuous kernel": """
 model M(x: f32[N, 2, 6, 6]) -> f32[N, 4, 6, 6] { return FlexConv2d(x; 4, size = 5) }""",
@@ -48,6 +51,24 @@ model M(x: f32[N, 4]) -> f32[N, 4] {
   return linear(x, balanced(a))
 }""",
 }
+
+FITTED = """
+model M(x: f32[N, 3]) -> f32[N, 2] {
+  param data: f32[9, 3] = normal(0, 1)
+  param targets: f32[9, 2] = normal(0, 1)
+  return krr_predict(x, data, targets; kernel = gaussian(gamma = 0.5), ridge = 0.1)
+}"""
+
+
+def test_a_solve_inside_an_operator_folds_below_the_graph(model: Callable[..., Any]) -> None:
+    program = model(FITTED)
+    assert any(isinstance(s, Primitive) and s.scan is not None for s in program.nests("bind,fold,lower").statements)
+    folded = program.nests("bind,fold,lower,fold")
+    assert all(isinstance(statement, Nest) for statement in folded.statements)
+    reached = {"x"}
+    for statement in folded.statements:
+        assert reached & read_names(statement)
+        reached |= {value.name for value in defined(statement)}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,7 +13,7 @@ from mercer.runtime.errors import MercerError
 ZOO = Path(__file__).parents[3] / "zoo/passes"
 
 
-@pytest.mark.parametrize("name", [each.name for each in FACTORIZE])
+@pytest.mark.parametrize("name", sorted({each.name for each in FACTORIZE} | {path.stem for path in ZOO.glob("*.mer")}))
 def test_example(name: str) -> None:
     row = measure(name, ZOO / f"{name}.mer")
     assert row.works, row.problem
