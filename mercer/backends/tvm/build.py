@@ -98,11 +98,20 @@ def compile_nests(nests: Nests, target: Target) -> Compiled:
     Raises UnsupportedError for what this backend does not know and TargetError when a compiler is missing.
     """
     require_tools(target)
+    return _planned(nests, target).build()
+
+
+def families(nests: Nests, target: Target) -> tuple[str, ...]:
+    """How a program would be computed, in order: the families of its schedules and the names of its primitives."""
+    return tuple(call.family for call in _planned(nests, target).calls if isinstance(call, _Call))
+
+
+def _planned(nests: Nests, target: Target) -> _Plan:
     nests = split(expanded(nests)) if target.is_cuda else with_tables(split(nests, target.lanes), target)
     plan = _Plan(nests, target)
     for statement in plan.outputs_computed(nests):
         plan.add(statement)
-    return plan.build()
+    return plan
 
 
 class _Plan:
