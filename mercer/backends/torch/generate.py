@@ -151,7 +151,7 @@ class _Generator:
     def _constants(self) -> None:
         for constant in self.graph.constants:
             array = _data(constant)
-            if not constant.type.shape and constant.type.dtype is not DType.C64:
+            if not constant.type.shape:
                 self.literals[constant.name] = Const(array.item(), constant.type.dtype)
             else:
                 self.expressions[constant.name] = self._buffer(constant.name, constant)

@@ -51,6 +51,10 @@ def _floating(site: Site) -> bool:
     return all(type.dtype.is_float for type in site.types)
 
 
+def _inexact(site: Site) -> bool:
+    return all(type.dtype.rounds for type in site.types)
+
+
 @dataclass(frozen=True)
 class Native:
     """A call: `{0}`, `{1}`, … are operands, `{name}` attributes; `keywords` are written where they are not the default.
@@ -142,7 +146,7 @@ def _avg_pool(name: str) -> Native:
 
 
 def _reduction(template: str) -> Native:
-    return Native(template, {"keepdim": ("keepdim", False)})
+    return Native(template, {"keepdim": ("keepdim", False)}, _inexact)
 
 
 def _any_type(template: str, when: Callable[[Site], bool] = lambda site: True) -> Native:
@@ -229,8 +233,11 @@ NATIVE: dict[str, Native | Rule] = {
     "logical_and": _any_type("{0} & {1}"),
     "logical_or": _any_type("{0} | {1}"),
     "logical_not": _any_type("~{0}"),
-    "neg": Native("-{0}"),
-    **_each(_torch, "abs sign floor ceil round trunc square reciprocal sqrt rsqrt exp expm1 log log1p erf sigmoid"),
+    "neg": Native("-{0}", when=_inexact),
+    **_each(_torch, "sign floor ceil round trunc square reciprocal sqrt rsqrt expm1 log log1p erf sigmoid"),
+    **_each(lambda name: Native(f"torch.{name}({{0}})", when=_inexact), "abs exp real imag angle"),
+    "conj": _any_type("torch.conj_physical({0})"),
+    "complex": _any_type("torch.complex({0}, {1})"),
     **_each(_torch, "sin cos tan asin acos atan sinh cosh tanh"),
     **_each(lambda name: _any_type(f"torch.{name}({{0}}, {{1}})"), "maximum minimum atan2"),
     "where": _any_type("torch.where({0}, {1}, {2})"),
@@ -249,7 +256,7 @@ NATIVE: dict[str, Native | Rule] = {
     "glu": Native("F.glu({0}, dim={axis})"),
     "dropout": Native("F.dropout({0}, {p}, self.training)"),
     # linear maps
-    "matmul": Native("{0} @ {1}"),
+    "matmul": Native("{0} @ {1}", when=_inexact),
     "linear": Native("F.linear({0}, {1})"),
     "bias_add": _bias_add,
     "embedding": _any_type("F.embedding({0}, {1})", _integer_index(0)),
@@ -282,9 +289,7 @@ NATIVE: dict[str, Native | Rule] = {
         {"mode": ("mode", "bilinear"), "padding_mode": ("padding_mode", "zeros")},
     ),
     # reductions
-    "sum": _reduction("{0}.sum({axis})"),
-    "prod": _reduction("{0}.prod({axis})"),
-    "mean": _reduction("{0}.mean({axis})"),
+    **_each(lambda name: _reduction(f"{{0}}.{name}({{axis}})"), "sum prod mean"),
     "max": Native("{0}.amax({axis})", {"keepdim": ("keepdim", False)}, _never_empty),
     "min": Native("{0}.amin({axis})", {"keepdim": ("keepdim", False)}, _never_empty),
     "any": _any_type("{0}.any({axis})"),
@@ -295,6 +300,10 @@ NATIVE: dict[str, Native | Rule] = {
     "norm": _reduction("torch.linalg.vector_norm({0}, {p}, {axis})"),
     "softmax": Native("F.softmax({0}, dim={axis})"),
     "log_softmax": Native("F.log_softmax({0}, dim={axis})"),
+    # spectra
+    **_each(lambda name: _any_type(f"torch.fft.{name}({{0}})"), "fft2 ifft2 rfft2"),
+    **_each(lambda name: Native(f"torch.fft.{name}({{0}})", {"dim": ("axis", -1)}, _inexact), "fft ifft rfft"),
+    "irfft": Native("torch.fft.irfft({0})", {"n": ("n", None), "dim": ("axis", -1)}, _inexact),
     # shapes
     "reshape": _reshape,
     "permute": _any_type("{0}.permute{dims}"),
