@@ -41,26 +41,20 @@ def pattern(w: np.ndarray, names: list[int], target: str) -> np.ndarray:
     return y if len(distinct) == split else np.einsum("xya,ab->xyab", y, np.eye(y.shape[-1]))
 
 
-def equivariant(p: Params, name: str, weights: Weights) -> Weights:
-    result: Weights = {}
-    for i, (target, axes) in enumerate(SPEC.items()):
-        y = p[f"{name}.to.{i}.offset"].reshape(1, -1, *[1] * len(axes))
-        for source, w in weights.items():
-            theta = p[f"{name}.to.{i}.{source}.theta"]
-            found = list(partitions(axes + SPEC[source]))
-            assert len(found) == len(theta)
-            for coefficient, names in zip(theta, found, strict=True):
-                y = y + np.einsum("vu,nu...->nv...", coefficient, pattern(w, names, axes))
-        result[target] = y
-    return result
+def equivariant(p: Params, name: str, axes: str, weights: Weights) -> np.ndarray:
+    y = p[name + ".offset"].reshape(1, -1, *[1] * len(axes))
+    for source, w in weights.items():
+        theta, found = p[f"{name}.{source}.theta"], list(partitions(axes + SPEC[source]))
+        for coefficient, names in zip(theta, found, strict=True):
+            y = y + np.einsum("vu,nu...->nv...", coefficient, pattern(w, names, axes))
+    return y
 
 
 def functional(p: Params, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-    hidden = {name: np.maximum(w, 0) for name, w in equivariant(p, "first", weights).items()}
-    result = equivariant(p, "second", hidden)
-    means = np.stack([w.reshape(len(w), -1).mean(1) for w in result.values()], axis=1)
+    hidden = {name: np.maximum(equivariant(p, "to_" + name, axes, weights), 0) for name, axes in SPEC.items()}
+    means = np.concatenate([w.reshape(*w.shape[:2], -1).mean(2) for w in hidden.values()], axis=1)
     h = np.maximum(means @ p["hidden.weight"].T + p["hidden.bias"], 0)
-    return h @ p["head.weight"].T + p["head.bias"], result["w_hh"]
+    return h @ p["head.weight"].T + p["head.bias"], equivariant(p, "update", "hh", hidden)
 
 
 def reference(
