@@ -1,4 +1,4 @@
-"""The pages that repeat what the code says: `docs/library.md` and `docs/diagnostics.md`.
+"""The pages that repeat what the code says: `docs/operators.md` and `docs/diagnostics.md`.
 
 `pytest tests/test_docs.py` fails when they are out of date, and writes them with `--update-golden`.
 """
@@ -7,49 +7,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import PurePath
 
+from mercer.commands.operators import Entry, describe, facts
 from mercer.frontend.diagnostics import DIAGNOSTICS
 from mercer.frontend.library import default_library
-from mercer.frontend.syntax import Definition
 
 KINDS = {"layer": "layers", "op": "operators", "kernel": "kernel functions", "fn": "functions"}
 
 
-def library_page() -> str:
-    """All definitions of the standard library by file, with the comment above each."""
-    library = default_library()
-    definitions = [d for name in library.names() if (d := library.definition(name)) is not None]
-    counts = ", ".join(f"{sum(d.kind == kind for d in definitions)} {title}" for kind, title in KINDS.items())
+def operators_page() -> str:
+    """All that is known of every definition of the standard library, by file."""
+    entries = [describe(name) for name in default_library().names()]
+    counts = ", ".join(f"{sum(e.kind == kind for e in entries)} {title}" for kind, title in KINDS.items())
     rows = [
-        "# The standard library",
+        "# Operators, layers and kernels",
         "",
-        f"{counts}, all written in the language. `mercer ops NAME` prints a definition.",
+        f"{counts}, all written in the language. `mercer ops NAME` prints a definition and what stands here.",
+        "",
+        "Below a signature stand the statements that compute something. An *example* is a use that the signature",
+        "suggests; what is said of exactness and of backends holds for it, alone and before any pass. `torch` is the",
+        "call, or what its generated code is made of; `tvm` are the families of schedules and the primitives in order.",
         "",
         "<!-- written by docs/generate.py from mercer/stdlib/ -->",
     ]
-    for file in sorted({d.span.file for d in definitions}):
-        inside = sorted((d for d in definitions if d.span.file == file), key=place)
-        rows += ["", f"## {PurePath(file).stem.replace('_', ' ').capitalize()}", "", "| | |", "|---|---|"]
-        rows += [f"| `{signature(d)}` | {cell(d.doc)} |" for d in inside]
+    for family in sorted({e.family for e in entries}):
+        rows += ["", f"## {family.replace('_', ' ').capitalize()}"]
+        for kind in KINDS:
+            for entry in (e for e in entries if (e.family, e.kind) == (family, kind)):
+                rows += ["", *section(entry)]
     return "\n".join(rows) + "\n"
 
 
-def place(definition: Definition) -> tuple[int, int]:
-    return list(KINDS).index(definition.kind), definition.span.line
+def section(entry: Entry) -> list[str]:
+    code = {"example", *entry.backends}
+    rows = [
+        (title, f"`{text}`" if title in code else escaped(text)) for title, text in facts(entry) if title != "family"
+    ]
+    return [
+        f"### `{entry.name}`",
+        "",
+        escaped(entry.doc),
+        "",
+        "```mer",
+        entry.signature,
+        *(f"  {line}" for line in entry.formula),
+        "```",
+        "",
+        *(f"* {title}: {text}" for title, text in rows),
+    ]
 
 
-def signature(definition: Definition) -> str:
-    """The definition up to its body, on one line."""
-    depth = 0
-    for end, character in enumerate(definition.source):
-        depth += (character in "([") - (character in ")]")
-        if depth == 0 and character in "{=":
-            return " ".join(definition.source[:end].split()).replace("|", "\\|")
-    raise AssertionError(f"{definition.name.name} has no body")
-
-
-def cell(text: str) -> str:
+def escaped(text: str) -> str:
     return " ".join(re.sub(r"([|*_\\<])", r"\\\1", text).split())
 
 
@@ -69,4 +77,4 @@ def diagnostics_page() -> str:
     return "\n".join(rows) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"docs/library.md": library_page, "docs/diagnostics.md": diagnostics_page}
+PAGES: dict[str, Callable[[], str]] = {"docs/operators.md": operators_page, "docs/diagnostics.md": diagnostics_page}

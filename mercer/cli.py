@@ -462,14 +462,17 @@ def demo(
 def ops(
     name: Annotated[str | None, typer.Argument(help="an operator, layer or kernel")] = None, as_json: Json = False
 ) -> None:
-    """The operators, layers and kernels of the standard library; with a name, its definition."""
-    from mercer.commands.model import definition, definitions
+    """The operators, layers and kernels of the standard library; with a name, all that is known of one."""
+    if name is None:
+        from mercer.commands.model import definitions
 
-    if name is not None:
-        print(definition(name))
+        rows = definitions()
+        show_json(rows) if as_json else show_table(("kind", "name", "what"), [tuple(row.values()) for row in rows])
         return
-    rows = definitions()
-    show_json(rows) if as_json else show_table(("kind", "name", "what"), [tuple(row.values()) for row in rows])
+    from mercer.commands.operators import describe, show_entry
+
+    entry = describe(name)
+    show_json(entry.as_json()) if as_json else show_entry(entry)
 
 
 @app.command()

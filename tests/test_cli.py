@@ -594,7 +594,48 @@ def test_ops(run: Command) -> None:
     text = run("ops", "kernel_machine").out
     assert text.startswith("# Kernel expansion")
     assert "op kernel_machine(" in text
+    assert "torch       generated: index code\n" in text
     refused(run("ops", "KernelMashine"), "the library has no `KernelMashine`", "did you mean `KernelMachine`?")
+
+
+def entry(run: Command, name: str) -> dict[str, Any]:
+    return json.loads(run("ops", name, "--json").out)
+
+
+def test_ops_says_how_an_operator_is_computed(run: Command) -> None:
+    conv = entry(run, "conv2d")
+    assert conv["family"] == "convolution"
+    assert conv["signature"].startswith("op conv2d(x: T[n, c, h, w], weight: T[o, g, k, l]; stride = 1")
+    assert conv["formula"][0].startswith("y[n, o, p, q] = sum[c < g, i < k, j < l] weight[o, c, i, j] * x[n, ")
+    assert conv["sources"] == ["Dumoulin and Visin 2016"]
+    assert conv["example"] == "conv2d(x: f32[N, 16, 32, 32], weight: f32[16, 16, 3, 3])"
+    assert conv["backends"] == {"torch": "native: F.conv2d(x, weight)", "tvm cpu": "contraction", "tvm cuda": "threads"}
+    assert "bit-exact on integers" in conv["exactness"]
+    assert entry(run, "softmax")["backends"]["tvm cpu"] == "reduce, pointwise, reduce, pointwise"
+    assert entry(run, "argsort")["backends"]["torch"] == "generated: argsort"
+
+
+def test_ops_says_how_an_operator_rounds(run: Command) -> None:
+    assert entry(run, "relu")["exactness"] == ["exact: nothing is rounded"]
+    softmax = entry(run, "softmax")["exactness"]
+    assert "the last bits of exp differ between backends" in softmax
+    assert "reductions of floats: order not fixed" in softmax
+    assert "bit-exact on integers" not in softmax
+    assert "scan: steps in order" in entry(run, "linear_recurrence")["exactness"]
+    assert entry(run, "fft")["exactness"] == ["fft_last: order of operations not fixed"]
+
+
+def test_ops_says_what_a_kernel_or_a_layer_is_made_of(run: Command) -> None:
+    gaussian = entry(run, "gaussian")
+    assert gaussian["properties"] == ["stationary", "isotropic", "positive", "features = fourier"]
+    assert gaussian["formula"] == ["exp(-gamma * sqdist(x, y))"]
+    assert gaussian["uses"] == ["sqdist"]
+    assert gaussian["backends"]["tvm cpu"] == "pointwise, contraction"
+    layer = entry(run, "KANLinear")
+    assert (layer["example"], layer["backends"]) == (None, {})
+    assert layer["uses"] == ["kan_linear", "unsqueeze"]
+    assert "computed as what it uses" in run("ops", "KANLinear").out
+    assert "no example follows from the signature" in run("ops", "deform_unfold").out
 
 
 # --- reduce -----------------------------------------------------------------------------------------------------------

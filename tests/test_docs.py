@@ -33,7 +33,7 @@ from markdown_it import MarkdownIt
 import mercer
 
 ROOT = Path(__file__).parent.parent
-GENERATED = ("docs/library.md", "docs/diagnostics.md")
+GENERATED = ("docs/operators.md", "docs/diagnostics.md")
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
@@ -210,6 +210,17 @@ def test_a_run_of_the_demo_goes_into_the_readme() -> None:
     once = with_run(readme, "accuracy  98 %  \n")
     assert "$ make demo\naccuracy  98 %\n```" in once
     assert with_run(once, "accuracy  98 %") == once
+
+
+def test_operators_page_has_every_definition() -> None:
+    from mercer.frontend.library import default_library
+
+    text = (ROOT / "docs/operators.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == set(default_library().names())
+    assert "* source: Dumoulin and Visin 2016\n" in sections["conv2d"]
+    assert "* torch: `native: F.conv2d(x, weight)`\n" in sections["conv2d"]
+    assert "* tvm cpu: `contraction`\n" in sections["matmul"]
 
 
 # --- completeness -----------------------------------------------------------------------------------------------------

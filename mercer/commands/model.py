@@ -148,17 +148,6 @@ def definitions() -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: (row["kind"], row["name"].lower()))
 
 
-def definition(name: str) -> str:
-    """The text of one definition with its comment. Raises UsageError."""
-    library = default_library()
-    found = library.definition(name)
-    if found is None:
-        near = nearest(name, library.names())
-        raise UsageError(f"the library has no `{name}`", f"did you mean `{near}`?" if near else "mercer ops lists all")
-    comment = "".join(f"# {line}\n" for line in found.doc.splitlines())
-    return f"{comment}{found.source}"
-
-
 def _summary(doc: str) -> str:
     text = " ".join(doc.split())
     return text.split(". ")[0].rstrip(".")

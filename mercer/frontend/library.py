@@ -20,7 +20,7 @@ from mercer.frontend.frames import DTYPES, Frame, fail, relocated
 from mercer.frontend.parser import Outline, outline, parse, parse_item
 from mercer.frontend.scans import Statements, scan
 from mercer.frontend.signature import Matcher, bind_defaults, type_of
-from mercer.frontend.values import AnyValue, Reference, Tensor, as_attribute, describe
+from mercer.frontend.values import AnyValue, Reference, Tensor, as_attribute, describe, is_integer
 from mercer.ir.graph import AttributeValue, KernelValue, Value
 from mercer.ir.index import Axis, Expr, Read, call
 from mercer.ir.integers import IntExpr
@@ -295,6 +295,8 @@ def _reshape(body: _OperatorBody) -> Tensor:
     assert isinstance(x, Tensor)
     wanted = body.frame.scope["shape"]
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    if (wrong := next((d for d in wanted if not is_integer(d)), None)) is not None:
+        body.fail("wrong-attribute", f"a shape is made of integers; found {describe(wrong)}", body.span)
     shape = [IntExpr.of(d) for d in wanted]  # type: ignore[arg-type]
     total = _count(x.type.shape)
     free = [k for k, d in enumerate(shape) if d == IntExpr.constant(-1)]
