@@ -189,16 +189,16 @@ def program(name: str, shape: str) -> mercer.Program:
     text, count, _ = OPERATORS[name]
     values = [f"y{k}" for k in range(count)]
     sizes = shape.strip("[]").split(", ")
-    b, l, d = sizes
+    b, length, d = sizes
     results = {
-        "decaying": [f"{b}, {l}, {d}", f"{b}, {d}"],
-        "before": [f"{b}, {l}, {d}"],
+        "decaying": [f"{b}, {length}, {d}", f"{b}, {d}"],
+        "before": [f"{b}, {length}, {d}"],
         "fibonacci": [f"{b}, {d}"] * 2,
-        "shifted": [f"{b}, {d}, {l}", f"{b}, {d}"],
-        "backwards": [f"{b}, {l}, {d}", f"{b}, {d}"],
+        "shifted": [f"{b}, {d}, {length}", f"{b}, {d}"],
+        "backwards": [f"{b}, {length}, {d}", f"{b}, {d}"],
         "nested": [b],
         "insertion": [f"{b}, 3"],
-        "halving": [f"{b}, {l}"],
+        "halving": [f"{b}, {length}"],
     }[name]
     types = ", ".join(f"f32[{r}]" for r in results)
     body = f"{', '.join(values)} = f(x)\n  return {', '.join(values)}"
@@ -242,4 +242,4 @@ def test_torch_trains_through_a_scan() -> None:
 
     model = program("decaying", "[N, L, 5]").torch()
     x = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v: model.double()(v), (x,))
+    assert torch.autograd.gradcheck(model.double(), (x,))

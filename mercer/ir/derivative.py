@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mercer.ir.graph import Value
 from mercer.ir.index import Axis, Const, Expr, Index, Read, call
 from mercer.ir.integers import ONE, ZERO, Computed, IntExpr
 from mercer.ir.library import Instance
@@ -51,17 +50,9 @@ def gradient(
 # --- primitives -------------------------------------------------------------------------------------------------------
 
 
-def _apply(walk: Reverse, name: str, operand: str, type_: TensorType) -> str:
-    """The result, of a given type, of a primitive of one operand."""
-    result = walk.fresh(f"{operand}.{name}")
-    walk.types[result] = type_
-    walk.backward.append(Primitive(name, (Value(result, type_),), (operand,), (), ()))
-    return result
-
-
 def _reshape(walk: Reverse, statement: Primitive) -> None:
     (target,), (operand,) = statement.targets, statement.operands
-    made = _apply(walk, "reshape", walk.summed(target.name), walk.types[operand])
+    made = walk.reshape(walk.summed(target.name), walk.types[operand].shape)
     walk.add(operand, walk.identity(made))
 
 
@@ -70,7 +61,7 @@ def _fourier(inverse: str, axis: int) -> Rule:
 
     def rule(walk: Reverse, statement: Primitive) -> None:
         (target,), (operand,) = statement.targets, statement.operands
-        made = _apply(walk, inverse, walk.summed(target.name), walk.types[operand])
+        made = walk.primitive(inverse, (walk.summed(target.name),), walk.types[operand], f"{operand}.{inverse}")
         function = "div" if statement.name.startswith("i") else "mul"
         length = _count(walk.types[operand].shape[axis], walk.types[operand])
         walk.add(operand, call(function, walk.identity(made), length))
@@ -86,15 +77,16 @@ def _real_fourier(walk: Reverse, statement: Primitive) -> None:
     axes = walk.axes(target.type)
     scaled = call("where", _at_ends(axes), call("mul", g, length), call("mul", g, call("mul", length, _half(g))))
     weighed = walk.emit(f"{target.name}.grad", axes, scaled)
-    walk.add(operand, walk.identity(_apply(walk, "irfft_last", weighed, walk.types[operand])))
+    made = walk.primitive("irfft_last", (weighed,), walk.types[operand], f"{operand}.irfft")
+    walk.add(operand, walk.identity(made))
 
 
 def _inverse_real_fourier(walk: Reverse, statement: Primitive) -> None:
     """The transform of g over n; frequencies 0 < k < h, which stand for two, count twice."""
     (target,), (operand,) = statement.targets, statement.operands
     type_ = walk.types[operand]
-    made = walk.identity(_apply(walk, "rfft_last", walk.summed(target.name), type_))
-    once = call("div", made, _count(target.type.shape[-1], type_))
+    made = walk.primitive("rfft_last", (walk.summed(target.name),), type_, f"{operand}.rfft")
+    once = call("div", walk.identity(made), _count(target.type.shape[-1], type_))
     walk.add(operand, call("where", _at_ends(walk.axes(type_)), once, call("add", once, once)))
 
 

@@ -65,14 +65,14 @@ def number(value: float, dtype: DType) -> Const:
     return Const(complex(value) if dtype.is_complex else float(value), dtype)
 
 
-def chosen(conditions: Sequence[Expr], value: Expr) -> Expr:
-    """`value` where all conditions hold, else 0."""
+def chosen(conditions: Sequence[Expr], value: Expr, otherwise: Expr | None = None) -> Expr:
+    """`value` where all conditions hold, else 0 or what is given."""
     if not conditions:
         return value
     every = conditions[0]
     for other in conditions[1:]:
         every = call("and", every, other)
-    return call("where", every, value, number(0, value.dtype))
+    return call("where", every, value, otherwise or number(0, value.dtype))
 
 
 def is_number(expr: Expr, value: float) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from mercer.ir.bounds import in_bounds, index_range, non_negative
 from mercer.ir.index import Axis, Call, Const, Expr, Index, call, substitute, variables
-from mercer.ir.integers import ONE, ZERO, Atom, Extremum, IntExpr, Quotient, Remainder, Var
+from mercer.ir.integers import ONE, ZERO, Atom, Computed, Extremum, IntExpr, Quotient, Remainder, Var
 
 _MANY = 1 << 20
 """Stands for a symbolic extent where extents are compared."""
@@ -24,7 +24,8 @@ class Preimage:
     """The loops v with J(v) = j: those in `axes` run, those in `values` follow; both subject to the conditions.
 
     `ranges` are the extents of all indices that the values and conditions use. `bounds` are the conditions that a loop
-    in `values` stays in its range, by the name of that loop.
+    in `values` stays in its range, by the name of that loop. `open` are equations that are not solved because the
+    program computes the position: what it must be equal to, by the name of the axis of the tensor.
     """
 
     values: dict[str, IntExpr]
@@ -32,6 +33,7 @@ class Preimage:
     ranges: dict[str, IntExpr]
     bounds: dict[str, tuple[Expr, ...]]
     conditions: tuple[Expr, ...]
+    open: dict[str, IntExpr]
 
 
 def preimage(
@@ -53,7 +55,7 @@ def preimage(
                 solver.conditions.append(condition)
     solver.run()
     axes = tuple(axis for axis in (*loops, *solver.added) if axis.name in solver.unknown)
-    return Preimage(solver.values, axes, solver.ranges, solver.bounds, tuple(solver.conditions))
+    return Preimage(solver.values, axes, solver.ranges, solver.bounds, tuple(solver.conditions), solver.open)
 
 
 def tidy(value: IntExpr, ranges: Mapping[str, IntExpr]) -> IntExpr:
@@ -142,6 +144,7 @@ class _Solver:
     added: list[Axis] = field(default_factory=list[Axis])
     bounds: dict[str, tuple[Expr, ...]] = field(default_factory=dict[str, "tuple[Expr, ...]"])
     conditions: list[Expr] = field(default_factory=list[Expr])
+    open: dict[str, IntExpr] = field(default_factory=dict[str, IntExpr])
 
     @property
     def ranges(self) -> dict[str, IntExpr]:
@@ -213,7 +216,7 @@ class _Solver:
                 self.replace({name: value})
                 self.values[name] = value
                 if not in_bounds(value, extent, self.ranges):
-                    self.bounds[name] = _within(value, extent)
+                    self.bounds[name] = within(value, extent)
             case Quotient(numerator, denominator):
                 rest = self.loop(denominator)
                 self.equations.append((numerator, value * denominator + rest))
@@ -222,7 +225,7 @@ class _Solver:
                 assert found is not None
                 rounds = self.loop(found[1] // denominator + ONE)
                 if not in_bounds(value, denominator, self.ranges):
-                    self.conditions.extend(_within(value, denominator))
+                    self.conditions.extend(within(value, denominator))
                 self.equations.append((numerator, rounds * denominator + value))
 
     def loop(self, extent: IntExpr) -> IntExpr:
@@ -250,7 +253,11 @@ class _Solver:
         self.conditions = [substitute(e, values) for e in self.conditions]
 
     def require(self, left: IntExpr, right: IntExpr) -> None:
-        """Keep an equation as a condition, unless it always holds."""
+        """Keep an equation that is not solved, unless it always holds."""
+        position = right.single
+        if isinstance(position, Var) and any(isinstance(atom, Computed) for atom in left.atoms()):
+            self.open[position.name] = left
+            return
         found = index_range(left - right, self.ranges)
         if found is None or found[0] != ZERO or found[1] != ZERO:
             self.conditions.append(call("eq", Index(left), Index(right)))
@@ -271,5 +278,6 @@ def _positive(value: IntExpr) -> bool:
     return value.is_constant and value.value > 0
 
 
-def _within(value: IntExpr, extent: IntExpr) -> tuple[Expr, ...]:
+def within(value: IntExpr, extent: IntExpr) -> tuple[Expr, ...]:
+    """The conditions of 0 <= value < extent."""
     return call("le", Index(ZERO), Index(value)), call("lt", Index(value), Index(extent))

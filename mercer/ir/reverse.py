@@ -10,6 +10,7 @@ derivative; that of `floor` and `round` is 0.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from itertools import count
 from typing import TypeAlias
 
 from mercer.ir.bounds import in_bounds
+from mercer.ir.graph import Value
 from mercer.ir.index import (
     Axis,
     Call,
@@ -33,12 +35,12 @@ from mercer.ir.index import (
     transform,
     variables,
 )
-from mercer.ir.integers import IntExpr
+from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Primitive, Statement, defined
 from mercer.ir.partials import Cotangent, chosen, conjugate, cotangents, number, total
-from mercer.ir.preimage import preimage, tidy
-from mercer.ir.types import TensorType
+from mercer.ir.preimage import Preimage, preimage, tidy, within
+from mercer.ir.types import DType, TensorType
 from mercer.runtime.errors import MercerError
 
 
@@ -57,8 +59,8 @@ Rule: TypeAlias = Callable[["Reverse", Primitive], None]
 class Reverse:
     """One walk backward over statements that read `types`.
 
-    `symbols` are further names that indices must not have. After `run`, `forward` and `backward` hold the statements
-    that compute the cotangents, and more; see `needed`.
+    `symbols` are the steps of scans around the statements, and further names that indices must not have. After `run`,
+    `forward` and `backward` hold the statements that compute the cotangents, and more; see `needed`.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class Reverse:
         types: Mapping[str, TensorType],
         statements: Sequence[Statement],
         rules: Mapping[str, Rule],
-        symbols: Iterable[str] = (),
+        symbols: Sequence[str] = (),
     ) -> None:
         self.operator = operator
         self.rules = rules
+        self.nested = bool(symbols)
         self.types = dict(types)
         self.names = {*types, *(value.name for s in statements for value in defined(s))}
         self.backward: list[Statement] = []
@@ -223,10 +226,12 @@ class Reverse:
             return expr if inside else replace(expr, pad=number(0, expr.dtype))
 
         value = transform(substitute(g.value, found.values), place)
+        by_rows = bool(found.open and found.axes) and not self.nested
+        equal = [call("eq", Index(e), Index(IntExpr.var(name))) for name, e in found.open.items()]
         padded = self.types[cotangent].rank > 0 and not _may_overflow(value)
         covered = {axis.name for axis in statement.axes} if padded else set[str]()
         conditions = [c for name, each in found.bounds.items() if name not in covered for c in each]
-        conditions += found.conditions
+        conditions += found.conditions if by_rows else (*found.conditions, *equal)
         conditions = [transform(c, place) for c in conditions]
         if padded and conditions:
 
@@ -236,7 +241,48 @@ class Reverse:
             value = transform(value, masked)
         elif conditions:
             value = chosen(conditions, value)
+        if by_rows:
+            return self.added(position, found, value, read.tensor)
         return Reduce(Reducer.SUM, found.axes, value) if found.axes else value
+
+    def added(self, position: tuple[Axis, ...], found: Preimage, value: Expr, tensor: str) -> Expr:
+        """The sum over all loops with computed positions, by `scatter_add`: every value is added where it belongs.
+
+        Axes of the tensor that the positions depend on come first, then the rows, one for each value of the loops, then
+        the other axes.
+        """
+        used = frozenset[str]().union(*(variables(Index(e)) for e in found.open.values()))
+        groups: tuple[list[Axis], list[Axis], list[Axis]] = [], [], []
+        for axis in position:
+            groups[1 if axis.name in found.open else 0 if axis.name in used else 2].append(axis)
+        around, rows, columns = groups
+        inside = [c for a in rows for c in within(found.open[a.name], a.extent)] if len(rows) > 1 else []
+        row = _flat([(found.open[a.name], a.extent) for a in rows])
+        index = Index(tidy(row, found.ranges))
+        where = self.emit(f"{tensor}.rows", (*around, *found.axes), chosen(inside, index, Const(-1, DType.I32)))
+        what = self.emit(f"{tensor}.values", (*around, *found.axes, *columns), value)
+        batch = tuple(axis.extent for axis in around)
+        many, count, width = (_count(axes) for axes in (found.axes, rows, columns))
+        base = TensorType(value.dtype, (*batch, count, width))
+        operands = (
+            self.emit(f"{tensor}.base", self.axes(base), number(0, value.dtype)),
+            self.reshape(where, (*batch, many)),
+            self.reshape(what, (*batch, many, width)),
+        )
+        made = self.primitive("scatter_add", operands, base, f"{tensor}.added")
+        place = (_flat([(IntExpr.var(a.name), a.extent) for a in axes]) for axes in (rows, columns))
+        return Read(made, (*(IntExpr.var(a.name) for a in around), *place), value.dtype)
+
+    def primitive(self, name: str, operands: tuple[str, ...], type_: TensorType, hint: str) -> str:
+        """The result of a primitive."""
+        result = self.fresh(hint)
+        self.types[result] = type_
+        self.backward.append(Primitive(name, (Value(result, type_),), operands, (), ()))
+        return result
+
+    def reshape(self, name: str, shape: tuple[IntExpr, ...]) -> str:
+        type_ = TensorType(self.types[name].dtype, shape)
+        return name if type_ == self.types[name] else self.primitive("reshape", (name,), type_, f"{name}.reshape")
 
 
 def fresh(hint: str, taken: set[str]) -> str:
@@ -259,6 +305,18 @@ _OVERFLOWING = frozenset(
     + ("sinh", "cosh", "atan2")
 )
 """Functions that may be infinite or NaN for a finite argument."""
+
+
+def _count(axes: Iterable[Axis]) -> IntExpr:
+    return math.prod((axis.extent for axis in axes), start=ONE)
+
+
+def _flat(digits: Iterable[tuple[IntExpr, IntExpr]]) -> IntExpr:
+    """The position in row-major order, from indices and their extents."""
+    result = ZERO
+    for index, extent in digits:
+        result = result * extent + index
+    return result
 
 
 def _loops(statement: Nest) -> tuple[Axis, ...]:

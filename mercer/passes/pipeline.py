@@ -7,11 +7,11 @@ from mercer.passes.bind import Bind
 from mercer.passes.canonical import Canonical
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
-from mercer.passes.factorize.cp_conv import CpConv
-from mercer.passes.factorize.crop import Crop
 from mercer.passes.factorize.associate import Associate
 from mercer.passes.factorize.collapse import Collapse
 from mercer.passes.factorize.constant_solve import ConstantSolve
+from mercer.passes.factorize.cp_conv import CpConv
+from mercer.passes.factorize.crop import Crop
 from mercer.passes.factorize.diagonalize import Diagonalize
 from mercer.passes.factorize.merge_branches import MergeBranches
 from mercer.passes.factorize.modes import Modes

@@ -104,6 +104,13 @@ def test_common_expressions_are_computed_once() -> None:
     assert source(graph, library).count("torch.exp") == 1
 
 
+COMPLEX = {
+    "complex": "abs(complex(g(x[n, p]), x[n, p]))",
+    "conj": "real(conj(complex(x[n, p], g(x[n, p]))) * complex(1.0, x[n, p]))",
+    **{name: f"{name}(complex(x[n, p], g(x[n, p])))" for name in ("real", "imag", "angle")},
+}
+
+
 @pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"cast"}))
 def test_scalar_function(name: str) -> None:
     arguments = ", ".join(["f(x[n, p])", "g(x[n, p])", "x[n, p]"][-FUNCTIONS[name].arity :])
@@ -119,6 +126,8 @@ def test_scalar_function(name: str) -> None:
         body = f"f32(round(g(x[n, p])) {signs[name]} round(x[n, p]))"
     elif name in ("add", "sub", "mul", "div", "pow"):
         body = f"g(x[n, p]) {({'add': '+', 'sub': '-', 'mul': '*', 'div': '/', 'pow': '**'})[name]} x[n, p]"
+    elif name in COMPLEX:
+        body = COMPLEX[name]
     elif name == "where":
         body = "where(x[n, p] > 0, g(x[n, p]), x[n, p])"
     elif name in ("log", "sqrt", "rsqrt", "log1p"):

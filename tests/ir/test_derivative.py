@@ -192,6 +192,21 @@ def test_no_loop_is_left_that_the_position_decides(
     assert statements(operator, shapes, wrt, **attributes) == [expected]
 
 
+def test_computed_positions_are_added_up_row_by_row() -> None:
+    types = [
+        TensorType(DType.I32, (IntExpr.constant(6),)),
+        TensorType(DType.F32, (IntExpr.constant(9), IntExpr.constant(4))),
+    ]
+    instance = LIBRARY.instantiate("embedding", types, {}, NOWHERE)
+    made = gradient("embedding", instance, types, 1, 0, instance.results[0])
+    assert [" ".join(print_statement(s, ()).split()) for s in made.statements] == [
+        "%weight.rows[a_0 < 6]: i32 = [{cast:i32(%indices[a_0])}]",
+        "%weight.values[a_0 < 6, i1 < 4]: f32 = %cotangent[a_0, i1]",
+        "%weight.base[i0 < 9, i1 < 4]: f32 = 0.0",
+        "%weight.added: f32[9, 4] = scatter_add(%weight.base, %weight.rows, %weight.values)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("operator", "x", "expected"),
     [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import cmath
 import math
 from dataclasses import replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np

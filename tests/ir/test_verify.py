@@ -72,6 +72,8 @@ def with_scan(axes: tuple[int, ...] = (), **changes: object) -> Nests:
     return program(X, replace(scan, **changes))  # type: ignore[arg-type]
 
 
+TWO = (Value("y", tensor(N, 8)), Value("z", tensor(N, 8)))
+
 FAULTS: list[tuple[str, Graph | Nests, str]] = [
     # declarations
     ("single-assignment", program(X, GOOD, GOOD), "%y is assigned 2 times"),
@@ -106,7 +108,7 @@ FAULTS: list[tuple[str, Graph | Nests, str]] = [
     ("reshape-keeps-elements", with_reshape(targets=(Value("y", tensor(N, 8, dtype=I32)),)), "reshape of f32"),
     ("reshape-keeps-elements", with_reshape(operands=("x", "x")), "takes one tensor"),
     ("scan-fits", with_scan(), "2 operands for a body of 1 inputs"),
-    ("scan-fits", with_scan(operands=("x",), axes=(0,)), "1 targets for 1 outputs"),
+    ("scan-fits", with_scan(operands=("x",), targets=TWO), "2 targets for 1 outputs"),
     ("scan-fits", with_scan(operands=("x",), targets=(Value("y", tensor(N, 4)),)), "f32[N, 4] at the end"),
     ("primitive-exists", with_scan(operands=("x",), name="scam"), "the primitive scan, and no other"),
     # nests

@@ -167,12 +167,13 @@ class _Split:
             self.emit(target, _real(statement.type), statement.axes, body)
 
     def _primitive(self, statement: Primitive) -> None:
-        """Each complex operand and result is two; `reshape` is done for each part."""
+        """Each complex operand and result is two; what moves elements, or adds them up, is done for each part."""
         operands = [self._names(name) for name in statement.operands]
         targets = [self._values(value) for value in statement.targets]
-        if statement.name == "reshape":
-            for operand, target in zip(operands[0], targets[0], strict=True):
-                self.statements.append(replace(statement, operands=(operand,), targets=(target,)))
+        if statement.name in ("reshape", "scatter_add"):
+            for part, target in enumerate(targets[0]):
+                chosen = tuple(names[part % len(names)] for names in operands)
+                self.statements.append(replace(statement, operands=chosen, targets=(target,)))
             return
         flat = tuple(name for names in operands for name in names)
         values = tuple(value for parts in targets for value in parts)

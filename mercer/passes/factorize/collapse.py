@@ -12,7 +12,7 @@ import numpy as np
 
 from mercer.ir.graph import AttributeValue, Node
 from mercer.passes.factorize.approximation import Matrix, operations, stored
-from mercer.passes.factorize.contractions import geometry_of, grouped, known, shared
+from mercer.passes.factorize.contractions import geometry_of, grouped, known, per_channel, shared
 from mercer.passes.factorize.convolutions import SPATIAL, Geometry
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import RewritePass
@@ -156,7 +156,7 @@ def _read(match: Match) -> tuple[Step, Step] | Refusal | None:
     feeder, bias = scope.producer(root.operands[0]), None
     nodes: tuple[Node, ...] = ()
     while feeder is not None and feeder.operator in ("add", "bias_add"):
-        found = _per_channel(feeder, axis, scope)
+        found = per_channel(feeder, axis, scope)
         if found is None:
             return None
         bias = found[1] if bias is None else bias + found[1]
@@ -186,7 +186,7 @@ def _step(node: Node, scope: Scope) -> Step | None:
 
 def _scale(node: Node, axis: int, scope: Scope) -> Step | None:
     """A product with one constant factor per channel; for a convolution it has a window of one tap."""
-    found = _per_channel(node, axis, scope)
+    found = per_channel(node, axis, scope)
     if found is None:
         return None
     x, factors = found
@@ -195,21 +195,3 @@ def _scale(node: Node, axis: int, scope: Scope) -> Step | None:
     axes = scope.type(x).rank - 2
     geometry = Geometry((1,) * axes, (0,) * axes, (1,) * axes)
     return Step(x, factors.reshape(-1, 1, *(1,) * axes), None, geometry, len(factors))
-
-
-def _per_channel(node: Node, axis: int, scope: Scope) -> tuple[str, Matrix] | None:
-    """The operand of a binary operator that is not constant, and the constant as one number per channel."""
-    kind = scope.type(node.name)
-    channels = kind.shape[axis]
-    for name, other in (node.operands, node.operands[::-1]):
-        array = known(other, scope)
-        if array is None or not channels.is_constant or scope.type(name) != kind:
-            continue
-        if node.operator == "bias_add":
-            shape = (1, -1, *(1,) * (kind.rank - 2))
-        else:
-            shape = (*(1,) * (kind.rank - array.ndim), *array.shape)
-        aligned = array.reshape(shape)
-        if aligned.size == aligned.shape[axis]:
-            return name, np.broadcast_to(aligned.reshape(-1), channels.value)
-    return None

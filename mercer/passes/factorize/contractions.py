@@ -41,6 +41,24 @@ def per_axis(attribute: AttributeValue, count: int) -> tuple[int, ...]:
     return tuple(item for item in items if isinstance(item, int))
 
 
+def per_channel(node: Node, axis: int, scope: Scope) -> tuple[str, Matrix] | None:
+    """The operand of a binary operator that is not constant, and the constant as one number per channel."""
+    kind = scope.type(node.name)
+    channels = kind.shape[axis]
+    for name, other in (node.operands, node.operands[::-1]):
+        array = known(other, scope)
+        if array is None or not channels.is_constant or scope.type(name) != kind:
+            continue
+        if node.operator == "bias_add":
+            shape = (1, -1, *(1,) * (kind.rank - 2))
+        else:
+            shape = (*(1,) * (kind.rank - array.ndim), *array.shape)
+        aligned = array.reshape(shape)
+        if aligned.size == aligned.shape[axis]:
+            return name, np.broadcast_to(aligned.reshape(-1), channels.value)
+    return None
+
+
 def grouped(weight: Matrix, groups: int, fewer: int) -> Matrix:
     """weight[o, c/groups, window...] of a grouped convolution for `fewer` groups, a divisor, with zeros between."""
     share = groups // fewer

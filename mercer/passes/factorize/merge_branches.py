@@ -13,7 +13,7 @@ import numpy as np
 from mercer.ir.graph import AttributeValue, Node
 from mercer.ir.types import DType, TensorType
 from mercer.passes.factorize.approximation import Matrix, operations, stored
-from mercer.passes.factorize.contractions import geometry_of, grouped, known, per_axis, shared
+from mercer.passes.factorize.contractions import geometry_of, grouped, known, per_axis, per_channel, shared
 from mercer.passes.factorize.convolutions import SPATIAL, Geometry
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import RewritePass
@@ -28,10 +28,11 @@ class MergeBranches(RewritePass):
     """A sum of convolutions of the same input becomes one convolution.
 
     A window dilated by r is a larger one with zeros between its taps, so weights add up once their taps are aligned; a
-    dilation that all branches share stays. Branches are convolutions of any window, dilation and number of groups, each
-    with or without a bias, average pooling, a scale per channel (what `batch_norm` leaves of one), and the input
-    itself. A merge is refused when it would do more than `growth` times the operations of its branches, as with distant
-    taps. Needs a Graph after `bind` and `batch_norm`. Class: real; weights are added in f64 and rounded once.
+    dilation that all branches share stays. Branches are convolutions of any window, dilation and number of groups,
+    average pooling, and the input itself, each with or without a bias and a scale per channel (layer scale, or what
+    `batch_norm` leaves). A merge is refused when it would do more than `growth` times the operations of its branches,
+    as with distant taps. Needs a Graph after `bind` and `batch_norm`. Class: real; weights are added in f64 and rounded
+    once.
     """
 
     name: ClassVar[str] = "merge_branches"
@@ -175,58 +176,67 @@ def _branches(name: str, kind: TensorType, scope: Scope) -> Iterator[Branch]:
     """Every way to see a term of a sum of this type as a convolution: by what makes it, and as an input itself."""
     if kind.rank - 2 not in SPATIAL.values() or scope.type(name) != kind or not kind.dtype.is_float:
         return
-    feeder, bias, biased = scope.producer(name), None, ()
-    if feeder is not None and feeder.operator == "bias_add":
-        bias = known(feeder.operands[1], scope)
-        biased = (feeder,)
-        feeder = scope.producer(feeder.operands[0])
-    branch = _of_node(feeder, scope) if feeder is not None else None
-    if branch is not None:
-        nodes = (*biased, *branch.nodes)
-        obstacle = branch.obstacle or shared(nodes, scope)
-        if biased and bias is None:
-            obstacle = f"the bias %{biased[0].operands[1]} is not a constant"
-        yield replace(branch, bias=bias, nodes=nodes, obstacle=obstacle)
-    channels = kind.shape[1]
-    if channels.is_constant:
-        yield _diagonal(name, kind, np.ones(channels.value), ())
+    for branch in _made(name, scope):
+        yield replace(branch, obstacle=branch.obstacle or shared(branch.nodes, scope))
+    if kind.shape[1].is_constant:
+        yield _diagonal(name, kind)
 
 
-def _of_node(feeder: Node, scope: Scope) -> Branch | None:
-    x = feeder.operands[0]
-    kind = scope.type(x)
+def _made(name: str, scope: Scope) -> Iterator[Branch]:
+    """What makes a value, as a convolution of another one: biases and scales per channel are part of it."""
+    feeder = scope.producer(name)
+    if feeder is None:
+        return
+    kind = scope.type(feeder.operands[0])
     if feeder.operator in SPATIAL:
-        geometry, groups = geometry_of(feeder), feeder.attribute("groups")
-        assert isinstance(groups, int)
-        weight = known(feeder.operands[1], scope)
-        if weight is None:
-            obstacle = f"the weight %{feeder.operands[1]} is not a constant"
-            return Branch(x, kind.dtype, np.zeros(()), None, geometry, groups, (feeder,), True, obstacle)
-        return Branch(x, kind.dtype, weight, None, geometry, groups, (feeder,), True)
-    if not (kind.rank > 2 and kind.shape[1].is_constant):
-        return None
-    channels = kind.shape[1].value
-    if feeder.operator == "mul" and (scale := known(feeder.operands[1], scope)) is not None:
-        if scale.shape == (channels, *(1,) * (kind.rank - 2)):
-            return _diagonal(x, kind, scale.reshape(-1), (feeder,))
-    if feeder.operator in POOLS:
-        return _pool(feeder, kind, channels)
-    return None
+        yield _convolution(feeder, kind, scope)
+    elif feeder.operator in POOLS and kind.shape[1].is_constant:
+        yield from _pool(feeder, kind)
+    elif feeder.operator in ("add", "bias_add", "mul"):
+        found = per_channel(feeder, 1, scope)
+        if found is None and feeder.operator == "bias_add":
+            obstacle = f"the bias %{feeder.operands[1]} is not a constant"
+            yield from (replace(branch, obstacle=obstacle) for branch in _made(feeder.operands[0], scope))
+        if found is not None:
+            x, numbers = found
+            for branch in (*_made(x, scope), _diagonal(x, scope.type(x))):
+                yield _with(branch, feeder, numbers)
 
 
-def _diagonal(x: str, kind: TensorType, scale: Matrix, nodes: tuple[Node, ...]) -> Branch:
-    """One factor per channel, as a convolution with a window of one tap."""
-    axes = kind.rank - 2
+def _with(branch: Branch, node: Node, numbers: Matrix) -> Branch:
+    """The branch with the scale or the bias that follows it."""
+    if branch.obstacle is not None:
+        return replace(branch, nodes=(node, *branch.nodes))
+    weight, bias = branch.weight, branch.bias
+    if node.operator == "mul":
+        weight = weight * numbers.reshape(-1, *(1,) * (weight.ndim - 1))
+        bias = None if bias is None else bias * numbers
+    else:
+        bias = numbers if bias is None else bias + numbers
+    return replace(branch, weight=weight, bias=bias, nodes=(node, *branch.nodes))
+
+
+def _convolution(feeder: Node, kind: TensorType, scope: Scope) -> Branch:
+    weight, groups = known(feeder.operands[1], scope), feeder.attribute("groups")
+    assert isinstance(groups, int)
+    obstacle = f"the weight %{feeder.operands[1]} is not a constant" if weight is None else None
+    array = np.zeros(()) if weight is None else weight
+    return Branch(feeder.operands[0], kind.dtype, array, None, geometry_of(feeder), groups, (feeder,), True, obstacle)
+
+
+def _diagonal(x: str, kind: TensorType) -> Branch:
+    """The input itself, as a convolution with a window of one tap."""
+    axes, channels = kind.rank - 2, kind.shape[1].value
     geometry = Geometry((1,) * axes, (0,) * axes, (1,) * axes)
-    return Branch(x, kind.dtype, scale.reshape(-1, 1, *(1,) * axes), None, geometry, len(scale), nodes)
+    return Branch(x, kind.dtype, np.ones((channels, 1, *(1,) * axes)), None, geometry, channels)
 
 
-def _pool(feeder: Node, kind: TensorType, channels: int) -> Branch | None:
-    axes = POOLS[feeder.operator]
+def _pool(feeder: Node, kind: TensorType) -> Iterator[Branch]:
+    """An average as a convolution; none where positions outside do not count."""
+    axes, channels = POOLS[feeder.operator], kind.shape[1].value
     window = per_axis(feeder.attribute("k"), axes)
     stride = window if feeder.attribute("stride") is None else per_axis(feeder.attribute("stride"), axes)
     pad = per_axis(feeder.attribute("pad"), axes)
-    if any(pad) and feeder.attribute("count_include_pad") is not True:
-        return None
-    weight = np.full((channels, 1, *window), 1.0 / prod(window))
-    return Branch(feeder.operands[0], kind.dtype, weight, None, Geometry(stride, pad, (1,) * axes), channels, (feeder,))
+    if not any(pad) or feeder.attribute("count_include_pad") is True:
+        weight, geometry = np.full((channels, 1, *window), 1.0 / prod(window)), Geometry(stride, pad, (1,) * axes)
+        yield Branch(feeder.operands[0], kind.dtype, weight, None, geometry, channels, (feeder,))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mercer.commands.zoo_passes import measure, table
+from mercer.commands.zoo_passes import measure, run
 from mercer.passes.pipeline import FACTORIZE
 from mercer.runtime.errors import MercerError
 
@@ -40,4 +40,4 @@ def test_rows_say_what_is_wrong(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there() -> None:
     with pytest.raises(MercerError, match="there are no examples"):
-        table(Path("nowhere"))
+        run(Path("nowhere"))

@@ -65,6 +65,17 @@ def test_a_common_dilation_stays() -> None:
     assert convolved.attribute("dilation") == (3,) and convolved.attribute("pad") == (6,)
 
 
+def test_scales_and_biases_on_top() -> None:
+    """Layer scale, and biases of every spelling."""
+    text = """model M(x: f32[N, 3, 9]) -> f32[N, 3, 9] {
+      param scale: f32[3, 1] = ones
+      param shift: f32[1, 3, 1] = ones
+      y = (Conv1d(x; 3, 3, pad = 1) * scale + shift) * 0.5
+      return (x * scale + y) + (x + shift) * scale
+    }"""
+    assert sorted(run(text, "merge_branches").operators) == ["bias_add", "conv1d"]
+
+
 def test_other_terms_stay() -> None:
     text = """model M(x: f32[N, 2, 9], z: f32[N, 2, 9]) -> f32[N, 2, 9] {
       return Conv1d(x; 2, 3, pad = 1) + (relu(z) + Conv1d(x; 2, 1))
