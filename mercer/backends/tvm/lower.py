@@ -105,7 +105,8 @@ class Scope:
                 case Read():
                     found = vm.let(self.read(expr))
                 case Call(name, arguments, dtype):
-                    found = vm.let(function(name, [self.value(a) for a in arguments], arguments, dtype))
+                    result = function(name, [self.value(a) for a in arguments], arguments, dtype)
+                    found = vm.kept(result) if dtype.is_integer else vm.let(result)
                 case Reduce():
                     found = vm.let(self.reduce(expr))
             self.done[self.key(expr, free(expr))] = found

@@ -89,10 +89,13 @@ def let(x: TirExpr) -> TirExpr:
     kind, width = element(x), lanes(x)
     if kind == "bool" and width > 1:
         return x
-    if not kind.startswith(("float", "bfloat")):
-        return T.bind(x)
-    place = whole(width)
-    register = registers(width, kind)
+    return kept(x) if kind.startswith(("float", "bfloat")) else T.bind(x)
+
+
+def kept(x: TirExpr) -> TirExpr:
+    """A value in a register, out of sight of TVM's simplifier, which takes integers to be unbounded."""
+    place = whole(lanes(x))
+    register = registers(lanes(x), element(x))
     T.buffer_store(register, x, [place])
     return register[place]
 

@@ -63,10 +63,11 @@ class Bad:
     shapes: tuple[tuple[int, ...], ...]
     message: str
     attributes: dict[str, Any]
+    dtype: str = "f32"
 
 
-def bad(message: str, *shapes: tuple[int, ...], **attributes: Any) -> Bad:
-    return Bad(shapes, message, attributes)
+def bad(message: str, *shapes: tuple[int, ...], of: str = "f32", **attributes: Any) -> Bad:
+    return Bad(shapes, message, attributes, of)
 
 
 @dataclass(frozen=True)
