@@ -227,8 +227,8 @@ def test_operators_page_has_every_definition() -> None:
 
 
 def test_language_names_every_construct() -> None:
-    from mercer.frontend.arithmetic import STATIC_CONSTANTS, STATIC_FUNCTIONS
     from mercer.frontend.builder import DTYPES
+    from mercer.frontend.static_functions import STATIC_CONSTANTS, STATIC_FUNCTIONS
     from mercer.ir.index import FUNCTIONS
     from mercer.ir.initializers import INITIALIZERS
 

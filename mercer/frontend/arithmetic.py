@@ -7,6 +7,8 @@ import operator
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
+
 from mercer.frontend.values import SCALARS, AnyValue, Scalar, constant_of, describe, is_integer, simplified
 from mercer.ir.index import FUNCTIONS, OF_COMPLEX, ONLY_COMPLEX, Call, Const, Expr, Index, call
 from mercer.ir.integers import ONE, Computed, IntExpr, Var
@@ -46,6 +48,7 @@ _STATIC: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
+    "/": operator.truediv,
     "%": operator.mod,
     "**": operator.pow,
     "==": operator.eq,
@@ -76,25 +79,41 @@ def binary(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyV
         return _STATIC[symbol](left, right)
     if symbol == "+" and isinstance(left, tuple) and isinstance(right, tuple):
         return left + right
-    if not (isinstance(left, int | float) and isinstance(right, int | float)):
-        raise OperandError(f"`{symbol}` does not take {describe(left)} and {describe(right)}")
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        if not (isinstance(left, bool) or isinstance(right, bool)):
+            return _reals(symbol, left, right)
+    raise OperandError(f"`{symbol}` does not take {describe(left)} and {describe(right)}")
+
+
+def _reals(symbol: str, left: float, right: float) -> float | bool:
+    shown = f"{left} {symbol} {right}"
     if symbol in ("/", "%") and right == 0:
-        raise OperandError("division by zero")
-    if symbol == "/":
-        return left / right
+        raise division_by_zero(shown)
     try:
         result = _STATIC[symbol](left, right)
     except OverflowError as error:
-        raise OperandError(f"{left} {symbol} {right} is too large") from error
+        raise OperandError(f"{shown} is too large", name="out-of-range") from error
+    except ZeroDivisionError as error:
+        raise division_by_zero(shown) from error
     if isinstance(result, complex):
-        raise OperandError(f"{left} {symbol} {right} is not a real number")
+        hint = "a negative base takes whole exponents only"
+        raise OperandError(f"{shown} is not a real number", hint, "domain-error")
+    if math.isnan(result) and not (math.isnan(left) or math.isnan(right)):
+        raise OperandError(f"{shown} is not a number", name="domain-error")
+    if math.isinf(result) and math.isfinite(left) and math.isfinite(right):
+        raise OperandError(f"{shown} is too large", name="out-of-range")
     return result
+
+
+def division_by_zero(shown: str = "") -> OperandError:
+    return OperandError("division by zero" + (f": {shown}" if shown else ""), name="domain-error")
 
 
 def _integers(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyValue:
     result = _exact(symbol, left, right, default)
     if isinstance(result, int) and abs(result) > LARGEST:
-        raise OperandError(f"{left} {symbol} {right} does not fit in 64 bits", hint="write one of them as a float")
+        hint = "write one of them as a float"
+        raise OperandError(f"{left} {symbol} {right} does not fit in 64 bits", hint, "out-of-range")
     return result
 
 
@@ -121,18 +140,21 @@ def _exact(symbol: str, left: AnyValue, right: AnyValue, default: DType) -> AnyV
             case _:
                 return compare(symbol, a, b, default)
     except ZeroDivisionError:
-        raise OperandError("division by zero") from None
+        raise division_by_zero(f"{left} {symbol} {right}") from None
 
 
 def _integer_power(a: IntExpr, b: IntExpr) -> int | float | IntExpr:
     if not b.is_constant:
         raise OperandError(f"the exponent {b} is not a number")
     if b.value < 0:
-        if not a.is_constant or a.value == 0:
+        if a == IntExpr.constant(0):
+            raise division_by_zero(f"{a} ** {b}")
+        if not a.is_constant:
             raise OperandError(f"{a} ** {b} is not an integer", hint="write the base as a float")
         return float(a.value) ** b.value
     if a.is_constant and abs(a.value) > 1 and b.value > 64:
-        raise OperandError(f"{a} ** {b} does not fit in 64 bits", hint="write the base as a float")
+        hint = "write the base as a float"
+        raise OperandError(f"{a} ** {b} does not fit in 64 bits", hint, "out-of-range")
     if a.is_constant:
         return a.value**b.value
     result = IntExpr.constant(1)
@@ -173,8 +195,7 @@ def to_scalar(value: AnyValue, dtype: DType) -> Scalar:
         case bool():
             return Const(value, DType.BOOL)
         case int() | float():
-            if not dtype.rounds and isinstance(value, float) and not value.is_integer():
-                raise OperandError(f"{value} is not a number of type {dtype}")
+            require_fit(value, dtype)
             return constant_of(value, dtype)
         case IntExpr():
             if value.is_constant:
@@ -182,6 +203,23 @@ def to_scalar(value: AnyValue, dtype: DType) -> Scalar:
             return Index(value) if dtype is DType.I32 else call("cast", Index(value), dtype=dtype)
         case _:
             raise OperandError(f"a number is needed here; found {describe(value)}")
+
+
+def require_fit(value: int | float, dtype: DType) -> None:
+    """Raises OperandError for a number that the element type does not have."""
+    extreme = dtype.is_integer and math.isinf(value)
+    if not dtype.rounds and isinstance(value, float) and not (value.is_integer() or extreme):
+        raise OperandError(f"{value} is not a number of type {dtype}")
+    if math.isfinite(value) and dtype is not DType.BOOL and not _fits(value, dtype):
+        raise OperandError(f"{value} is too large for {dtype}", name="out-of-range")
+
+
+def _fits(value: int | float, dtype: DType) -> bool:
+    if dtype.is_integer:
+        bits = 4 if dtype is DType.I4 else 8 * dtype.numpy.itemsize
+        return -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.asarray(value, np.float64).astype(dtype.numpy)))
 
 
 def common_dtype(values: tuple[AnyValue, ...], default: DType) -> DType:
@@ -195,7 +233,8 @@ def common_dtype(values: tuple[AnyValue, ...], default: DType) -> DType:
         raise OperandError(f"element types {names} do not mix", hint="convert one, for example f32(value)")
     if reals:
         return reals.pop()
-    if any(isinstance(v, float) for v in values) and DType.BOOL not in typed:
+    extreme = any(t.is_integer for t in typed)
+    if any(isinstance(v, float) and not (extreme and math.isinf(v)) for v in values) and DType.BOOL not in typed:
         return default
     if typed:
         return typed.pop()
@@ -226,9 +265,11 @@ def scalar_call(name: str, arguments: tuple[AnyValue, ...], default: DType) -> S
         return _whole_power(*arguments)
     if dtype.is_complex:
         require_complex(name)
+    if name in ("div", "floordiv", "mod") and is_zero(arguments[1]):
+        raise division_by_zero()
     if name in ("div", "mod") and dtype.is_integer:
         name = "floordiv" if name == "div" else "mod"
-    if name in _REAL and not dtype.rounds:
+    if name in REAL and not dtype.rounds:
         if any(isinstance(v, SCALARS) and not isinstance(v, Index) for v in arguments):
             raise OperandError(f"`{name}` takes real numbers; found {dtype}", hint="convert with f32(value)")
         dtype = default
@@ -242,6 +283,11 @@ def scalar_call(name: str, arguments: tuple[AnyValue, ...], default: DType) -> S
     return call(name, *scalars, dtype=function.result.of(dtype))
 
 
+def is_zero(value: AnyValue) -> bool:
+    number = value.number if isinstance(value, Const) else value
+    return isinstance(number, int | float | complex) and not isinstance(number, bool) and number == 0
+
+
 def require_complex(name: str) -> None:
     """Raises OperandError for a function or reduction that complex numbers do not have."""
     if name not in OF_COMPLEX and name not in ("sum", "prod", "mean"):
@@ -253,6 +299,8 @@ def require_complex(name: str) -> None:
 
 def convert(value: AnyValue, dtype: DType, default: DType) -> Scalar:
     """`dtype(value)`. Raises OperandError for the real number of a complex one."""
+    if isinstance(value, int | float) and dtype is not DType.BOOL:
+        require_fit(math.trunc(value) if dtype.is_integer and math.isfinite(value) else value, dtype)
     scalar = as_expr(value, default)
     if scalar.dtype.is_complex and not dtype.is_complex:
         raise OperandError(f"a c64 is no {dtype}", hint="take real(z), imag(z) or abs(z)", name="complex-number")
@@ -291,7 +339,7 @@ def _lifted(scalar: Scalar) -> Scalar:
     return call("cast", scalar, dtype=DType.C64)
 
 
-_REAL = frozenset("exp expm1 log log1p sqrt rsqrt erf sigmoid sin cos tan asin acos atan sinh cosh tanh atan2".split())
+REAL = frozenset("exp expm1 log log1p sqrt rsqrt erf sigmoid sin cos tan asin acos atan sinh cosh tanh atan2".split())
 
 
 def _adapted(value: AnyValue, dtype: DType) -> Scalar:
@@ -338,91 +386,7 @@ _INTEGER: dict[str, Callable[..., IntExpr]] = {
 }
 
 
-# --- functions on static values ---------------------------------------------------------------------------------------
-
-
-def _items(value: Any) -> tuple[Any, ...] | None:
-    return cast("tuple[Any, ...]", value) if isinstance(value, tuple) else None
-
-
-def _list(value: Any, count: Any) -> tuple[Any, ...]:
-    items = _items(value)
-    if items is None:
-        return (value,) * count
-    if len(items) != count:
-        raise OperandError(f"a number or a list of {count} is needed; found a list of {len(items)}")
-    return items
-
-
-def _extremum(kind: str) -> Callable[..., Any]:
-    def choose(*values: Any) -> Any:
-        items = (_items(values[0]) if len(values) == 1 else None) or values
-        if not items:
-            raise OperandError(f"`{kind}` of nothing")
-        if any(isinstance(v, IntExpr) for v in items):
-            result = IntExpr.of(items[0])
-            for item in items[1:]:
-                result = result.minimum(item) if kind == "min" else result.maximum(item)
-            return simplified(result)
-        return min(items) if kind == "min" else max(items)
-
-    return choose
-
-
-def _where(condition: Any, then: Any, otherwise: Any) -> Any:
-    return then if condition else otherwise
-
-
-def _product(values: Any) -> Any:
-    result = IntExpr.constant(1)
-    if all(is_integer(v) for v in values):
-        for value in values:
-            result = result * value
-        return simplified(result)
-    return math.prod(values)
-
-
-def _clamp(value: Any, low: Any, high: Any) -> Any:
-    return _extremum("min")(_extremum("max")(value, low), high)
-
-
-STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "list": _list,
-    "len": len,
-    "prod": _product,
-    "min": _extremum("min"),
-    "max": _extremum("max"),
-    "clamp": _clamp,
-    "abs": abs,
-    "int": int,
-    "float": float,
-    "sqrt": math.sqrt,
-    "exp": math.exp,
-    "log": math.log,
-    "sin": math.sin,
-    "cos": math.cos,
-    "tanh": math.tanh,
-    "pow": math.pow,
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "round": round,
-    "gamma": math.gamma,
-    "lgamma": math.lgamma,
-    "erf": math.erf,
-    "where": _where,
-}
-STATIC_CONSTANTS: dict[str, float] = {"pi": math.pi, "inf": math.inf}
-
-
-def static_call(name: str, arguments: tuple[AnyValue, ...]) -> AnyValue:
-    """A function of compile-time values. Raises OperandError."""
-    try:
-        return STATIC_FUNCTIONS[name](*arguments)
-    except OperandError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        found = ", ".join(describe(a) for a in arguments)
-        raise OperandError(f"`{name}` does not take {found} ({error})") from error
+# --- signs and bodies -------------------------------------------------------------------------------------------------
 
 
 def negate(value: AnyValue) -> AnyValue:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import Undecided, as_expr
 from mercer.frontend.calls import bind_arguments
@@ -17,7 +19,7 @@ from mercer.frontend.signature import Matcher, bind_defaults
 from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, as_attribute, describe, is_static
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, KernelValue, format_attribute
-from mercer.ir.index import Axis, Expr
+from mercer.ir.index import Axis, Const, Expr, Read, walk
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests
 from mercer.ir.types import Array, Data, DType, TensorType
@@ -157,7 +159,21 @@ class Body(Evaluator):
         if size > MAX_CONST:
             self.fail("out-of-range", f"a `const` is computed now; {size} numbers are more than {MAX_CONST}", s.span)
         (array,) = evaluate(program, {}, precision=DType.F64)  # rounded once, at the end
-        return self.builder.constant(array.astype(target.type.dtype.numpy), s.target.name)
+        with np.errstate(over="ignore"):
+            array = array.astype(target.type.dtype.numpy)
+        read = [c.data.array for c in known.values() if c.data.array is not None]
+        self._check_constant(s, array, any(np.isinf(a).any() for a in read) or any(map(_says_inf, recorder.nests)))
+        return self.builder.constant(array, s.target.name)
+
+    def _check_constant(self, s: syntax.IndexAssign, array: Array, infinite: bool) -> None:
+        """Raises CompileError for what is no number, or infinite where nothing `infinite` is written."""
+        wrong = np.isnan(array) if infinite else ~np.isfinite(array)
+        if wrong.any():
+            place = np.unravel_index(int(np.argmax(wrong)), array.shape)
+            where = ", ".join(map(str, place))
+            hint = "a division by zero, a root or logarithm of a negative number, or a number too large for its type"
+            message = f"`{s.target.name}[{where}]` has no value"
+            self.fail("domain-error", message, s.span, found=str(array[place]), hint=hint)
 
     def inline(
         self,
@@ -297,6 +313,11 @@ class _Recorder:
 
     def apply(self, operator: str, operands: object, attributes: object, span: object) -> tuple[Tensor, ...]:
         raise AssertionError(operator)
+
+
+def _says_inf(nest: Nest) -> bool:
+    numbers = [e.pad if isinstance(e, Read) else e for e in walk(nest.body)]
+    return any(isinstance(e, Const) and np.isinf(e.number) for e in numbers)
 
 
 def _shown(value: AnyValue) -> str:

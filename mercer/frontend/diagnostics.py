@@ -38,6 +38,7 @@ DIAGNOSTICS: dict[str, str] = {
     "unknown-dim": "A dimension cannot be worked out from the types.",
     "unknown-extent": "An index has no range: it names no dimension and says no `< extent`.",
     "out-of-range": "An index or a static value lies outside what is allowed.",
+    "domain-error": "A formula has no value there: a negative logarithm, a division by zero, a singular matrix.",
     "require-failed": "A `require` of the called definition does not hold.",
     "not-static": "A value must be known at compile time and is not.",
     "not-differentiable": "A gradient is asked of something that has none.",

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 
 from mercer.frontend import syntax
-from mercer.frontend.arithmetic import STATIC_FUNCTIONS
 from mercer.frontend.body import Body, Collector
 from mercer.frontend.diagnostics import CompileError, DiagnosticBag, did_you_mean
 from mercer.frontend.frames import Frame, fail, relocated
 from mercer.frontend.gradients import differentiate
 from mercer.frontend.library import DefinitionLibrary
 from mercer.frontend.signature import Matcher, bind_defaults, names_in, type_of
+from mercer.frontend.static_functions import STATIC_FUNCTIONS
 from mercer.frontend.values import POISON, AnyValue, Poison, Static, Tensor, as_attribute, describe, is_integer
 from mercer.ir.graph import AttributeValue, Graph, Initializer, Node, Parameter, Value
 from mercer.ir.index import Axis, Expr

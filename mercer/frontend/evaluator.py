@@ -7,31 +7,34 @@ scalar expressions; outside, tensors are whole and arithmetic applies operators 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NoReturn
 
+import numpy as np
+
 from mercer.frontend import syntax
 from mercer.frontend.arithmetic import (
+    REAL,
     SCALAR_OPERATORS,
-    STATIC_CONSTANTS,
-    STATIC_FUNCTIONS,
     OperandError,
     binary,
     broadcast,
     convert,
+    division_by_zero,
     has_index,
+    is_zero,
     negate,
+    require_fit,
     scalar_call,
-    static_call,
 )
 from mercer.frontend.calls import bind_arguments, holds_tensor
 from mercer.frontend.diagnostics import did_you_mean
 from mercer.frontend.frames import DTYPES, Builder, Definitions, Frame, Signature, fail
 from mercer.frontend.kernel_algebra import combine_kernels, has, is_kernel, takes_number
 from mercer.frontend.reductions import reduction
+from mercer.frontend.static_functions import STATIC_CONSTANTS, STATIC_FUNCTIONS, static_call
 from mercer.frontend.subscripts import subscript
 from mercer.frontend.values import (
     POISON,
@@ -52,12 +55,15 @@ from mercer.ir.graph import KernelValue
 from mercer.ir.index import FUNCTIONS, Axis, Read
 from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
-from mercer.ir.types import Array, DType
+from mercer.ir.types import DType
 
 MAX_STEPS = 50_000
 
 TENSOR_OPERATORS = SCALAR_OPERATORS | {"and": "logical_and", "or": "logical_or"}
 """Operators on whole tensors; the scalar functions `and` and `or` have names that an `op` cannot have."""
+
+
+DIVISIONS = frozenset(("div", "floor_divide", "mod"))
 
 
 TENSOR_QUESTIONS: dict[str, Callable[[Tensor | View], Static]] = {
@@ -296,7 +302,8 @@ class Evaluator:
                 return convert(value, DTYPES[name], self.frame.default)
             if name in ("min", "max", "clamp") and all(is_integer(v) for v in positional):
                 return static_call(name, positional)
-            if name in STATIC_FUNCTIONS and not indexed:
+            symbolic = name in REAL and any(isinstance(v, IntExpr) for v in positional)
+            if name in STATIC_FUNCTIONS and not indexed and not symbolic:
                 return static_call(name, positional)
             if name == "clamp" and len(positional) == 3:
                 value, low, high = positional
@@ -381,10 +388,11 @@ class Evaluator:
                 dtype = next((t for t in typed if t is not DType.BOOL), typed[0])  # not that of a condition
                 if isinstance(value, float) and not dtype.rounds:
                     self.fail("dtype-mismatch", f"{value} is not a number of type {dtype}", span)
-                number = _scalar_array(value, dtype)
-                if math.isfinite(value) and not math.isfinite(number.real):
-                    self.fail("out-of-range", f"{value} is too large for {dtype}", span)
-                tensors.append(self.builder.constant(number, "number"))
+                with self.operands(span):
+                    require_fit(value, dtype)
+                    if name in DIVISIONS and len(tensors) == 1 and is_zero(value):
+                        raise division_by_zero()
+                tensors.append(self.builder.constant(np.asarray(value, dtype.numpy), "number"))
             else:
                 self.fail("type-mismatch", f"`{name}` takes tensors; found {describe(value)}", span)
         for key, value in attributes.items():
@@ -469,10 +477,3 @@ class Evaluator:
 
 def _describe_all(values: tuple[AnyValue, ...]) -> str:
     return ", ".join(map(describe, values)) or "nothing"
-
-
-def _scalar_array(value: float | int, dtype: DType) -> Array:
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        return np.asarray(value, dtype.numpy)
