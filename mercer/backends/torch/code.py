@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mercer.backends.torch import integers
+
 MAX_WIDTH = 100
 """An expression longer than this many characters is split over several lines."""
 
@@ -62,7 +64,7 @@ class Names:
     """Python identifiers, each given once."""
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
-        self.taken = {*taken, "torch", "F", "nn", "self"}
+        self.taken = {*taken, "torch", "F", "nn", "self", integers.NAME}
 
     def new(self, wanted: str) -> str:
         """`wanted` as an identifier, with a number behind it when that is taken."""

@@ -11,6 +11,7 @@ from pathlib import PurePath
 import numpy as np
 from torch import nn
 
+from mercer.backends.torch import integers
 from mercer.backends.torch.code import Block, Names, wrapped
 from mercer.backends.torch.functions import TORCH_TYPES, literal
 from mercer.backends.torch.index import dim_lines, helper
@@ -88,13 +89,15 @@ class _Generator:
         returned = "torch.Tensor"
         if len(graph.outputs) != 1:
             returned = f"tuple[{', '.join(['torch.Tensor'] * len(graph.outputs))}]"
+        functions = [integers.SOURCE] if any(f"{integers.NAME}(" in text for text in self.functions) else []
+        functions += self.functions
         lines = [
             f'"""{graph.name}, a PyTorch module written by Mercer. Load its parameters with `load_state_dict`."""',
             "",
             "import torch",
-            *(["import torch.nn.functional as F"] if any("F." in text for text in (*self.functions, *body)) else []),
+            *(["import torch.nn.functional as F"] if any("F." in text for text in (*functions, *body)) else []),
             "from torch import nn",
-            *(line for function in self.functions for line in ("", "", function)),
+            *(line for function in functions for line in ("", "", function)),
             "",
             "",
             f"class {class_name(graph)}(nn.Module):",

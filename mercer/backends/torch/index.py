@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from mercer.backends.torch import integers
 from mercer.backends.torch.code import Block, Code, Names
 from mercer.backends.torch.functions import TORCH_TYPES
 from mercer.backends.torch.primitives import PRIMITIVES
@@ -264,6 +265,8 @@ class _Nest:
                 return self.read(expr, scope)
             case Call("cast", (argument,), dtype):
                 return self.algebra.cast(self.lower(argument, scope), dtype)
+            case Call("floordiv", (argument, Const(int(divisor))), dtype) if divisor > 1 and divisor.bit_count() == 1:
+                return self.algebra.shifted(self.lower(argument, scope), divisor.bit_length() - 1, dtype)
             case Call(function, arguments, dtype):
                 return self.algebra.apply(function, [self.lower(a, scope) for a in arguments], dtype)
             case Reduce():
@@ -397,10 +400,11 @@ class _Nest:
                 return [self.lower(expr, scope)], []
 
     def contract(self, factors: Sequence[Term], axes: Sequence[Label], dtype: DType) -> Term:
-        if len(factors) == 1 or dtype.is_integer:
-            product = factors[0]
-            for factor in factors[1:]:
-                product = self.algebra.apply("mul", [product, factor], dtype)
+        integer = dtype in integers.TYPES and all(factor.dtype is dtype for factor in factors)
+        if integer and len(factors) > 2:
+            factors = [self.product(factors[:-1], dtype), factors[-1]]
+        if len(factors) == 1 or (dtype.is_integer and not integer):
+            product = self.product(factors, dtype)
             keyword = f", dtype={TORCH_TYPES[dtype]}" if dtype.is_integer else ""
             return self.collapse(product, axes, f".sum({{axes}}{keyword})", dtype)
         labels = union(factors)
@@ -409,8 +413,12 @@ class _Nest:
         spelled = ",".join("".join(letter[label] for label in factor.labels) for factor in factors)
         equation = f"{spelled}->{''.join(letter[label] for label in kept)}"
         operands = ", ".join("{}" for _ in factors)
-        code = self.block.code(f'torch.einsum("{equation}", {operands})', *(factor.code for factor in factors))
+        function = integers.NAME if integer else "torch.einsum"
+        code = self.block.code(f'{function}("{equation}", {operands})', *(factor.code for factor in factors))
         return Term(code, kept, dtype)
+
+    def product(self, factors: Sequence[Term], dtype: DType) -> Term:
+        return functools.reduce(lambda left, right: self.algebra.apply("mul", [left, right], dtype), factors)
 
 
 _OF_TRUTH = {Reducer.MAX: "any", Reducer.MIN: "all"}

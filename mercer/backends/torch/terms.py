@@ -136,6 +136,13 @@ class Algebra:
             code = self.block.code("({} & 15 ^ 8) - 8", code, needs=(Level.BIT_AND,), level=Level.ADD)
         return Term(code, term.labels, dtype)
 
+    def shifted(self, term: Term, bits: int, dtype: DType) -> Term:
+        """floor(term / 2**bits)"""
+        if term.is_number:
+            return self.apply("floordiv", [term, self.number(2**bits, dtype)], dtype)
+        code = self.block.code(f"{{}} >> {bits}", term.code, needs=(Level.ATOM,), level=Level.BIT_AND)
+        return Term(code, term.labels, term.dtype)
+
     def tensor(self, term: Term) -> Term:
         """The term as a tensor, also when it is a Python number."""
         if not term.is_number:

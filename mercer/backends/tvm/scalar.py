@@ -165,14 +165,30 @@ def _sign(x: TirExpr) -> TirExpr:
     return vm.select(x > vm.const(x, 0), vm.const(x, 1), vm.select(x < vm.const(x, 0), vm.const(x, -1), x))
 
 
+def _wrapping(operate: Callable[..., TirExpr]) -> Callable[..., TirExpr]:
+    """By way of 64 bits: LLVM and C leave open what a number of 32 bits is after an overflow.
+
+    LLVM takes the detour out again. (In unsigned numbers, TVM takes 0 - x to be 0.)
+    """
+
+    def wrapped(*values: TirExpr) -> TirExpr:
+        if vm.element(values[0]) != "int32":
+            return operate(*values)
+        return vm.cast(operate(*(vm.cast(v, "int64") for v in values)), "int32")
+
+    return wrapped
+
+
 def _integer_division(divide: Callable[..., TirExpr]) -> Callable[..., TirExpr]:
-    """Division by zero gives 0, as in NumPy."""
+    """Division by zero gives 0, as in NumPy, and the lowest number divided by -1 is itself."""
 
     def guarded(a: TirExpr, b: TirExpr) -> TirExpr:
         if vm.is_literal(b):
             return divide(a, b)
-        zero = tirx.EQ(b, vm.const(b, 0))
-        return vm.select(zero, vm.const(a, 0), divide(a, vm.select(zero, vm.const(b, 1), b)))
+        zero, minus = tirx.EQ(b, vm.const(b, 0)), tirx.EQ(b, vm.const(b, -1))
+        safe = vm.select(tirx.Or(zero, minus), vm.const(b, 1), b)
+        opposite = _INTEGER["neg"](a) if divide is tirx.floordiv else vm.const(a, 0)
+        return vm.select(zero, vm.const(a, 0), vm.select(minus, opposite, divide(a, safe)))
 
     return guarded
 
@@ -192,17 +208,16 @@ _COMPARE: dict[str, Callable[..., TirExpr]] = {
     "ge": tirx.GE,
 }
 
-_BOTH: dict[str, Callable[..., TirExpr]] = {
+_ARITHMETIC: dict[str, Callable[..., TirExpr]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
-    "neg": lambda a: vm.const(a, 0) - a,
-    "abs": tirx.abs,
-    "sign": _sign,
 }
 
 _FLOAT: dict[str, Callable[..., TirExpr]] = {
-    **_BOTH,
+    **_ARITHMETIC,
+    "abs": tirx.abs,
+    "sign": _sign,
     "neg": lambda a: a * vm.const(a, -1.0),
     "div": lambda a, b: a / b,
     "floordiv": _float_floordiv,
@@ -229,8 +244,13 @@ _FLOAT: dict[str, Callable[..., TirExpr]] = {
 }
 """Of float64, and of float32 where there is no entry in `vector_math.FAST`."""
 
+_WRAPPING = {name: _wrapping(operate) for name, operate in _ARITHMETIC.items()}
+
 _INTEGER: dict[str, Callable[..., TirExpr]] = {
-    **_BOTH,
+    **_WRAPPING,
+    "neg": lambda a: _WRAPPING["sub"](vm.const(a, 0), a),
+    "abs": lambda a: vm.select(a < vm.const(a, 0), _INTEGER["neg"](a), a),
+    "sign": _sign,
     "floordiv": _integer_division(tirx.floordiv),
     "mod": _integer_division(tirx.floormod),
     "pow": _integer_pow,
@@ -264,9 +284,9 @@ def combine(reducer: Reducer, total: TirExpr, term: TirExpr) -> TirExpr:
     is_float = vm.element(total).startswith("float")
     match reducer:
         case Reducer.SUM:
-            return total + term
+            return _WRAPPING["add"](total, term)
         case Reducer.PROD:
-            return total * term
+            return _WRAPPING["mul"](total, term)
         case Reducer.ANY:
             return tirx.Or(total, truth(term))
         case Reducer.ALL:
