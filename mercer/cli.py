@@ -23,7 +23,6 @@ from mercer.commands.show import (
     settings,
     show_json,
     show_table,
-    size_text,
     time_text,
     write_text,
 )
@@ -181,6 +180,8 @@ def compile_(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.mrc", help="the artifact to write")],
     target: Target = "cpu",
     weights: Weights = None,
+    data: Annotated[Path | None, typer.Option(metavar="X.npz", help="a batch of inputs to quantize and fit on")] = None,
+    quantize: Annotated[str | None, typer.Option(metavar="SCHEME", help="integers: w8a8, w4a8")] = None,
     dump_ir: Annotated[Path | None, typer.Option(metavar="DIR", help="write the IR after every pass here")] = None,
     model: Model = None,
     attributes: Attributes = None,
@@ -190,7 +191,8 @@ def compile_(
     """Compile a model to an artifact."""
     import time
 
-    from mercer.commands.explain import describe_artifact
+    from mercer.commands.arrays import read_batch
+    from mercer.commands.explain import describe_artifact, show_compiled
     from mercer.compiler import compile
 
     check_writable(out)
@@ -198,25 +200,22 @@ def compile_(
     program = _parse(file, model, attributes)
     with progress_bar("compile") as report:
         executable = compile(
-            program, target, _weights(weights), dump_ir=dump_ir, verify_each=verify_each, progress=report
+            program,
+            target,
+            _weights(weights),
+            data=None if data is None else read_batch(data, [value.name for value in program.graph.inputs]),
+            quantize=quantize,
+            dump_ir=dump_ir,
+            verify_each=verify_each,
+            progress=report,
         )
     executable.save(out)
-    seconds = time.perf_counter() - start
-    summary: dict[str, Any] = {
-        "file": str(out),
-        "bytes": out.stat().st_size,
-        "seconds": seconds,
-        **describe_artifact(executable.artifact),
-    }
+    facts: dict[str, Any] = {"file": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - start}
+    summary = {**facts, **describe_artifact(executable.artifact)}
     if as_json:
         show_json(summary)
-        return
-    taken = sum(row["fired"] for row in summary["rewrites"])
-    refused = len(summary["rewrites"]) - taken
-    print(f"{out}  {size_text(summary['bytes'])}  {executable.target}  compiled in {seconds:.1f} s")
-    print(f"{taken} rewrites taken, {refused} refused; exactness: {summary['exactness']}; see `mercer explain {out}`")
-    for warning in summary["warnings"]:
-        note(f"warning: {warning['subject']}: {warning['message']}", style="yellow")
+    else:
+        show_compiled(summary)
 
 
 @app.command()

@@ -25,7 +25,8 @@ from mercer.ir.text import parse_program, print_graph, print_nests
 from mercer.ir.types import Array, DType, TensorType
 from mercer.ir.verify import verify
 from mercer.passes.manager import Pass, PassContext, Program as IR, parse_pipeline, run_passes
-from mercer.passes.pipeline import INFERENCE, PASSES
+from mercer.passes.pipeline import INFERENCE, PASSES, quantized
+from mercer.passes.quantize.quantize import Quantize
 from mercer.runtime.artifact import Artifact, Signature, TensorSpec
 from mercer.runtime.errors import MercerError, nearest
 from mercer.runtime.session import Executable
@@ -185,6 +186,7 @@ def compile(
     dump_ir: str | os.PathLike[str] | None = None,
     pipeline: str | Sequence[Pass] | None = None,
     data: Any = None,
+    quantize: str | Quantize | None = None,
     verify_each: bool = False,
     progress: Progress | None = None,
 ) -> Executable:
@@ -192,7 +194,8 @@ def compile(
 
     `weights` maps every parameter name to an array (a state_dict will do); without it the initial values are taken and
     the ledger says so. `dump_ir` names a folder for the IR after every pass. `pipeline` replaces the standard passes.
-    `data` is a batch of inputs, one array or arrays by name: approximations are fitted and measured on it.
+    `data` is a batch of inputs, one array or arrays by name: approximations are fitted and measured on it. `quantize`,
+    such as `w8a8`, makes it a program in integers, whose ranges come from the data.
     Raises MercerError: wrong text, target, weights, data or folder.
     """
     if not isinstance(program, Program):
@@ -210,7 +213,7 @@ def compile(
     if folder is not None:
         _dump(folder, 0, "elaborate", print_graph(program.graph))
         context.dump = functools.partial(_dump, folder)
-    artifact = TARGETS[kind](program, target, context, _passes(pipeline), progress)
+    artifact = TARGETS[kind](program, target, context, _passes(pipeline, quantize), progress)
     return Executable(artifact, start=False)
 
 
@@ -227,7 +230,11 @@ def _batch(program: Program, data: Any) -> dict[str, Array] | None:
     return as_arrays(given)
 
 
-def _passes(pipeline: str | Sequence[Pass] | None) -> Sequence[Pass]:
+def _passes(pipeline: str | Sequence[Pass] | None, quantize: str | Quantize | None) -> Sequence[Pass]:
+    if quantize is not None:
+        if pipeline is not None:
+            raise UsageError("`pipeline` and `quantize` are both given", "write the pass `quantize` into the pipeline")
+        return quantized(Quantize.scheme(quantize) if isinstance(quantize, str) else quantize)
     if pipeline is None:
         return INFERENCE
     return parse_pipeline(pipeline, PASSES) if isinstance(pipeline, str) else pipeline

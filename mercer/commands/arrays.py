@@ -32,6 +32,14 @@ def read_inputs(path: Path) -> tuple[tuple[Array, ...], dict[str, Array]]:
         raise UsageError(f"{path} is not a whole .npz or .npy file", hint) from error
 
 
+def read_batch(path: Path, names: Sequence[str]) -> dict[str, Array]:
+    """Inputs of a model by name: from a `.npz` file, or a `.npy` file for a single one. Raises UsageError."""
+    single, named = read_inputs(path)
+    if single and len(names) != 1:
+        raise UsageError(f"{path} holds one array; the model takes {', '.join(names)}", "save them by name: np.savez")
+    return dict(zip(names, single, strict=True)) if single else named
+
+
 def as_tuple(result: Any) -> tuple[Array, ...]:
     """What a call of an executable gives: one array, or a tuple of several."""
     return cast("tuple[Array, ...]", result) if isinstance(result, tuple) else (result,)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
-from mercer.commands.show import show_table, size_text
-from mercer.passes.ledger import Ledger, LedgerEntry
+from mercer.commands.show import note, show_table, size_text
+from mercer.passes.ledger import LayerError, Ledger, LedgerEntry
 from mercer.runtime.artifact import Artifact
 
 
@@ -23,6 +23,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "exactness": ledger.exactness().value,
         "error": ledger.error(),
         "rewrites": [row for row in ledger.to_json() if row["kind"] == "rewrite"],
+        "layers": [row for row in ledger.to_json() if row["kind"] == "layer"],
         "warnings": [row for row in ledger.to_json() if row["kind"] == "warning"],
         "steps": list(manifest.entry.get("steps", ())),
         "memory": _memory(artifact),
@@ -58,12 +59,23 @@ def read_ledger(artifact: Artifact) -> Ledger:
         raise ArtifactError(f"{artifact.origin}: its ledger cannot be read ({error})", "compile it again") from error
 
 
+def show_compiled(summary: Mapping[str, Any]) -> None:
+    """Print in short what was compiled: `describe_artifact` with the file, its bytes and the seconds it took."""
+    file, size = summary["file"], size_text(summary["bytes"])
+    taken = sum(row["fired"] for row in summary["rewrites"])
+    refused = len(summary["rewrites"]) - taken
+    print(f"{file}  {size}  {summary['target']}  compiled in {summary['seconds']:.1f} s")
+    print(f"{taken} rewrites taken, {refused} refused; exactness: {summary['exactness']}; see `mercer explain {file}`")
+    for warning in summary["warnings"]:
+        note(f"warning: {warning['subject']}: {warning['message']}", style="yellow")
+
+
 def show_artifact(summary: Mapping[str, Any]) -> None:
     """Print what `describe_artifact` found."""
     needs = f", needs {', '.join(summary['cpu_features'])}" if summary["cpu_features"] else ""
     print(f"{summary['file']}: {summary['target']}, Mercer {summary['version']}{needs}")
     print(f"{summary['signature']}\n")
-    ledger = Ledger.from_json([*summary["rewrites"], *summary["warnings"]])
+    ledger = Ledger.from_json([*summary["rewrites"], *summary["layers"], *summary["warnings"]])
     if ledger.fired():
         rows = [row for group in _groups(ledger.fired()) for row in _taken(group)]
         columns = ("pass", "rewrite", "exactness", "operator", "node", "line", ">operations", ">after")
@@ -71,6 +83,10 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
     if ledger.refused():
         rows = [(e.pass_name, e.rewrite, e.operator, e.node, _place(e), e.reason or "") for e in ledger.refused()]
         show_table(("pass", "rewrite", "operator", "node", "line", "why not"), rows, title="Rewrites refused")
+    if ledger.layers:
+        layers = [(e.node, e.operator, _place(e), f"{e.bits}", f"{e.error:.2e}") for e in ledger.layers]
+        columns = ("layer", "operator", "line", ">bits", ">relative error")
+        show_table(columns, layers, title="Quantized layers, against real numbers on the calibration data")
     print(_exactness(ledger))
     for warning in ledger.warnings:
         print(f"warning: {warning.subject}: {warning.message}")
@@ -123,7 +139,7 @@ def _taken(group: list[LedgerEntry]) -> list[tuple[object, ...]]:
     ]
 
 
-def _place(entry: LedgerEntry) -> str:
+def _place(entry: LedgerEntry | LayerError) -> str:
     return f"{entry.span.file}:{entry.span.line}" if entry.span.line else ""
 
 

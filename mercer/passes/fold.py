@@ -10,6 +10,7 @@ import numpy as np
 
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, Graph, Node, Value
+from mercer.ir.index import Reduce, walk
 from mercer.ir.lower import lower, read_names
 from mercer.ir.nests import Nest, Nests, Statement, defined, symbols
 from mercer.ir.spans import NOWHERE, Span
@@ -81,6 +82,9 @@ class Fold(RewritePass):
                 kept.append(statement)
                 continue
             operands = [constants[name] for name in sorted(names & constants.keys())]
+            if _widens(statement, operands):
+                kept.append(statement)
+                continue
             needed = (*(fills[name] for name in sorted(names & fills.keys())), statement)
             reason = self._obstacle(defined(statement), needed, operands)
             costs = None if reason else (statement_cost(statement, types), Cost(0, 0))
@@ -99,6 +103,14 @@ class Fold(RewritePass):
         remaining = tuple(c for c in constants.values() if c.name in used)
         unread = [s for name, s in fills.items() if name not in used]
         return replace(nests, constants=remaining, statements=tuple(s for s in kept if s not in unread))
+
+
+def _widens(statement: Statement, operands: Sequence[Constant]) -> bool:
+    """Whether integers only get more bits, which costs less where they are read than to store."""
+    if not isinstance(statement, Nest) or not statement.type.dtype.is_integer:
+        return False
+    given = sum(size(operand.type) for operand in operands if operand.type.dtype.is_integer)
+    return given < size(statement.type) and not any(isinstance(part, Reduce) for part in walk(statement.body))
 
 
 def _reads_constants(node: Node, scope: Scope) -> bool:

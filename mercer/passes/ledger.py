@@ -70,12 +70,28 @@ class LedgerWarning:
     message: str
 
 
+@dataclass(frozen=True)
+class LayerError:
+    """How well a quantized program knows the value of a node of the program in real numbers.
+
+    `bits` are those of the codes, 32 for sums; `error` is the relative L2 error on the calibration data, with what
+    earlier layers have lost.
+    """
+
+    node: str
+    operator: str
+    span: Span
+    bits: int
+    error: float
+
+
 @dataclass
 class Ledger:
     """Append-only record of a compilation."""
 
     entries: list[LedgerEntry] = field(default_factory=list[LedgerEntry])
     warnings: list[LedgerWarning] = field(default_factory=list[LedgerWarning])
+    layers: list[LayerError] = field(default_factory=list[LayerError])
 
     def __iter__(self) -> Iterator[LedgerEntry]:
         return iter(self.entries)
@@ -108,8 +124,9 @@ class Ledger:
         return sum(entry.error or 0.0 for entry in self.fired())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Rows of strings, numbers, dicts and None, ready for `json.dumps`; the entries first, then the warnings."""
+        """Rows of strings, numbers, dicts and None, ready for `json.dumps`; entries, layers, warnings."""
         rows = [{"kind": "rewrite", **asdict(entry), "exactness": entry.exactness.value} for entry in self.entries]
+        rows += [{"kind": "layer", **asdict(layer)} for layer in self.layers]
         return rows + [{"kind": "warning", **asdict(warning)} for warning in self.warnings]
 
     @staticmethod
@@ -122,6 +139,9 @@ class Ledger:
                 ledger.warnings.append(LedgerWarning(**fields))
                 continue
             fields["span"] = Span(**fields["span"])
+            if row["kind"] == "layer":
+                ledger.layers.append(LayerError(**fields))
+                continue
             fields["exactness"] = Exactness(fields["exactness"])
             for side in ("cost_before", "cost_after"):
                 fields[side] = None if fields[side] is None else Cost(**fields[side])

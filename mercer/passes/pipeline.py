@@ -30,6 +30,7 @@ from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
 from mercer.passes.pairwise import Pairwise
+from mercer.passes.quantize.quantize import Quantize
 from mercer.passes.simplify import Simplify
 
 INFERENCE: tuple[Pass, ...] = (
@@ -73,8 +74,14 @@ FACTORIZE: tuple[type[Pass], ...] = (
 )
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
-PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE)}
+PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE, Quantize)}
 """Every pass by the name that a pipeline uses."""
+
+
+def quantized(quantize: Quantize) -> tuple[Pass, ...]:
+    """INFERENCE for a program in integers."""
+    lower = next(position for position, each in enumerate(INFERENCE) if isinstance(each, Lower))
+    return (*INFERENCE[:lower], quantize, CommonSubexpressions(), DeadCode(), *INFERENCE[lower:])
 
 
 def parse(text: str) -> tuple[Pass, ...]:

@@ -1,0 +1,244 @@
+"""The pass that turns a program in real numbers into one in integers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from mercer.ir.evaluate import evaluate
+from mercer.ir.graph import Graph, Node
+from mercer.ir.index import Index, Read, Reduce, walk
+from mercer.ir.lower import lower
+from mercer.ir.nests import Nest
+from mercer.ir.types import Array
+from mercer.passes.calibration import Calibration, relative_error
+from mercer.passes.factorize.approximation import one_of
+from mercer.passes.ledger import Exactness, LayerError, LedgerEntry
+from mercer.passes.manager import Level, Pass, PassContext, PipelineError
+from mercer.passes.quantize.ranges import CALIBRATIONS, Matrix
+from mercer.passes.quantize.rules import RULES
+from mercer.passes.quantize.translation import (
+    Coded,
+    Form,
+    Function,
+    NoIntegerForm,
+    Options,
+    QuantizeError,
+    Real,
+    Sums,
+    Translation,
+)
+
+_SCHEME = re.compile(r"w(?P<weights>\d+)a(?P<activations>\d+)")
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Real numbers become integer codes between inputs and outputs.
+
+    Weights get symmetric codes of `weights` bits (1 to 8), one scale per output channel unless `per_channel` is off.
+    Activations get codes of `activations` bits (2 to 8) with a zero point; their range comes from the data by
+    `calibration`: `minmax`, `percentile`, `mse` or `entropy`. Linear maps are computed in i32 and are proved not to
+    overflow; functions are tables of 2**`table_bits` codes; what has no integer form stays in real numbers, and the
+    ledger says why. With `bias_correction` the mean error of each quantized weight is taken back (Nagel et al. 2019).
+    Needs a Graph after `bind`, `batch_norm` and `fold`, and data. Class: approx, measured.
+    """
+
+    name: ClassVar[str] = "quantize"
+    level: ClassVar[Level] = Level.GRAPH
+    source: ClassVar[str] = "Jacob et al. 2018, Quantization and training of neural networks for integer inference"
+    weights: int = 8
+    activations: int = 8
+    calibration: str = "mse"
+    percentile: float = 99.99
+    per_channel: bool = True
+    bias_correction: bool = True
+    table_bits: int = 10
+
+    def __post_init__(self) -> None:
+        one_of(self, "calibration", CALIBRATIONS)
+        limits = {"weights": (1, 8), "activations": (2, 8), "table_bits": (4, 16)}
+        for option, (low, high) in limits.items():
+            if not low <= getattr(self, option) <= high:
+                raise PipelineError(
+                    f"the option `{option}` of `quantize` is {getattr(self, option)}", f"{low} to {high}"
+                )
+        if not 50.0 < self.percentile <= 100.0:
+            raise PipelineError(f"the option `percentile` of `quantize` is {self.percentile}", "above 50, at most 100")
+
+    @staticmethod
+    def scheme(text: str) -> Quantize:
+        """`w8a8`: the bits of weights and of activations. Raises PipelineError."""
+        found = _SCHEME.fullmatch(text.lower())
+        if found is None:
+            raise PipelineError(f"`{text}` is no scheme of quantization", "bits of weights and activations: w8a8, w4a8")
+        return Quantize(int(found["weights"]), int(found["activations"]))
+
+    def on_graph(self, graph: Graph, context: PassContext) -> Graph:
+        calibration = _data(graph, context)
+        names = [value.name for node in graph.nodes for value in node.results]
+        found = calibration.outputs(replace(graph, outputs=tuple(names)))
+        samples = {name: np.asarray(array, np.float64) for name, array in calibration.inputs.items()}
+        samples |= {name: np.asarray(array, np.float64) for name, array in zip(names, found, strict=True)}
+        options = Options(
+            self.weights,
+            self.activations,
+            self.calibration,
+            self.percentile,
+            self.per_channel,
+            self.bias_correction,
+            self.table_bits,
+        )
+        t = Translation(graph, context.library, options, samples)
+        for value in graph.inputs:
+            if value.type.dtype.is_float:
+                t.forms[value.name] = Real(value.name)
+        kept: dict[str, str] = {}
+        for node in graph.nodes:
+            t.begin(node)
+            _translate(t, node, kept)
+        outputs = tuple(map(t.real, graph.outputs))
+        constants = (*graph.constants, *t.constants)
+        result = _live(replace(graph, constants=constants, nodes=tuple(t.nodes), outputs=outputs))
+        self._report(graph, result, t, kept, calibration, context)
+        return result
+
+    def _report(
+        self,
+        before: Graph,
+        after: Graph,
+        t: Translation,
+        kept: Mapping[str, str],
+        calibration: Calibration,
+        context: PassContext,
+    ) -> None:
+        """The error of each layer, and why a node stays as it is."""
+        present = {value.name for value in after.values()}
+        forms = {n.name: f for n in before.nodes if isinstance(f := t.forms.get(n.name), Coded | Sums)}
+        shown = {name: form for name, form in forms.items() if form.name in present}
+        outputs = (*(form.name for form in shown.values()), *after.outputs)
+        arrays = evaluate(lower(replace(after, outputs=outputs), context.library), calibration.inputs, {})
+        values = dict(zip(shown, arrays, strict=False))
+        total = relative_error([t.samples[name] for name in before.outputs], arrays[len(shown) :])
+        for node in before.nodes:
+            if node.name in kept:
+                context.record(self._entry(node, kept[node.name], None))
+            elif node.name in shown:
+                error = relative_error([t.samples[node.name]], [_decoded(shown[node.name], values[node.name])])
+                bits = self.activations if isinstance(shown[node.name], Coded) else 32
+                context.ledger.layers.append(LayerError(node.name, node.operator, node.span, bits, error))
+        last = before.nodes[-1]
+        context.record(self._entry(last, None, total))
+
+    def _entry(self, node: Node, reason: str | None, error: float | None) -> LedgerEntry:
+        return LedgerEntry(
+            self.name,
+            "integers",
+            node.name,
+            node.operator,
+            node.span,
+            Exactness.APPROX,
+            reason is None,
+            reason,
+            error,
+            measured=error is not None,
+        )
+
+
+def _decoded(form: Form, array: Array) -> Matrix:
+    if isinstance(form, Coded):
+        return form.encoding.decode(array)  # pyright: ignore[reportArgumentType]
+    assert isinstance(form, Sums)
+    return array.astype(np.float64) * form.scale + form.offset
+
+
+def _data(graph: Graph, context: PassContext) -> Calibration:
+    """The data; raises QuantizeError when there are none or they are not numbers."""
+    if context.data is None:
+        raise QuantizeError("quantization needs data: the ranges of its codes come from them", "--data X.npz, or data=")
+    for value in graph.inputs:
+        array = np.asarray(context.data[value.name])
+        if array.size == 0:
+            raise QuantizeError(f"the data of {value.name} are empty")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+            raise QuantizeError(f"the data of {value.name} are not finite, first at {place}")
+    return Calibration(graph, context.library, context.data, context.weights)
+
+
+def _translate(t: Translation, node: Node, kept: dict[str, str]) -> None:
+    """Set the form of what the node computes."""
+    computed = [name for name in dict.fromkeys(node.operands) if name in t.forms]
+    reason = None
+    if len(node.results) == 1 and computed and t.real_types[node.name].dtype.is_float:
+        try:
+            t.forms[node.name] = _integer_form(t, node, computed)
+            return
+        except NoIntegerForm as refusal:
+            reason = str(refusal)
+    elif computed:
+        reason = "it has no integer form"
+    t.keep(node, [t.real(name) for name in node.operands])
+    for value in node.results:
+        if value.type.dtype.is_float:
+            t.forms[value.name] = Real(value.name)
+    if reason is not None:
+        kept[node.name] = reason
+
+
+def _integer_form(t: Translation, node: Node, computed: list[str]) -> Form:
+    forms = [t.forms[name] for name in computed]
+    variables = {f.variable if isinstance(f, Function) else name for name, f in zip(computed, forms, strict=True)}
+    (variable, *others) = variables
+    rule = RULES.get(node.operator)
+    single = not others and not isinstance(t.forms[variable], Real) and _elementwise(t, node, computed)
+    if single and (rule is None or any(isinstance(form, Function) for form in forms)):
+        nodes = dict.fromkeys(n for form in forms if isinstance(form, Function) for n in form.nodes)
+        return Function(variable, (*nodes, node))
+    if rule is None:
+        raise NoIntegerForm(f"{node.operator} has no integer form")
+    return rule(t, node)
+
+
+def _elementwise(t: Translation, node: Node, computed: list[str]) -> bool:
+    """Whether each element of the result depends on the same element of the operands, and on single constants."""
+    kind = t.real_types[node.name]
+    for name in node.operands:
+        if name not in computed:
+            array = t.known(name)
+            if array is None or array.size != 1:
+                return False
+        elif t.real_types[name] != kind:
+            return False
+    operands = [t.real_types[name] for name in node.operands]
+    instance = t.library.instantiate(node.operator, operands, dict(node.attributes), node.span)
+    moving = set(instance.operands) - {
+        name for name, given in zip(instance.operands, node.operands, strict=True) if given not in computed
+    }
+    for statement in instance.statements:
+        if not isinstance(statement, Nest):
+            return False
+        place = tuple(axis.name for axis in statement.axes)
+        for part in walk(statement.body):
+            if isinstance(part, Reduce | Index):
+                return False
+            if isinstance(part, Read) and part.tensor in moving and tuple(map(str, part.indices)) != place:
+                return False
+        moving.add(statement.target)
+    return True
+
+
+def _live(graph: Graph) -> Graph:
+    """Without the nodes and constants that nothing needs."""
+    needed = set(graph.outputs)
+    nodes: list[Node] = []
+    for node in reversed(graph.nodes):
+        if any(value.name in needed for value in node.results):
+            nodes.append(node)
+            needed.update(node.operands)
+    constants = tuple(constant for constant in graph.constants if constant.name in needed)
+    return replace(graph, nodes=tuple(reversed(nodes)), constants=constants)
