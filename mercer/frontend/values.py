@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -124,7 +125,11 @@ def as_attribute(value: Static) -> AttributeValue:
 
 
 def constant_of(value: int | float | bool, dtype: DType) -> Const:
+    """The number in the given element type; among integers, infinity is the largest and -infinity the lowest."""
     if dtype is DType.BOOL:
         return Const(bool(value), dtype)
+    if dtype.is_integer and abs(value) == math.inf:
+        largest = 2 ** (3 if dtype is DType.I4 else 8 * dtype.numpy.itemsize - 1) - 1
+        return Const(largest if value > 0 else -largest - 1, dtype)
     kind = complex if dtype.is_complex else float if dtype.is_float else int
     return Const(kind(value), dtype)

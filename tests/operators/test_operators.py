@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,8 @@ def test_reference_agrees_with_independent_formula(record: Record, number: int) 
 
 @pytest.mark.parametrize(("name", "case"), REFUSALS)
 def test_bad_operands_are_refused_with_numbers(name: str, case: Bad) -> None:
-    types = [TensorType(DType(case.dtype), tuple(map(IntExpr.constant, shape))) for shape in case.shapes]
+    names = itertools.cycle(case.dtypes.split())
+    types = [TensorType(DType(next(names)), tuple(map(IntExpr.constant, shape))) for shape in case.shapes]
     with pytest.raises(MercerError) as refused:
         LIBRARY.instantiate(name, types, case.attributes, NOWHERE)
     assert case.message in str(refused.value)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from tests.operators.records.record import Array, Operand, Record, bad, integers, sample
+from tests.operators.records.record import Array, Operand, Record, bad, given, integers, sample
 
 
 def codes(*shape: int, low: int = -128, high: int = 128) -> Operand:
@@ -110,10 +111,102 @@ def pooled(rank: int) -> Callable[..., Array]:
     return reference
 
 
+def deformed(
+    x: torch.Tensor,
+    offset: torch.Tensor,
+    window: Any,
+    stride: Any = 1,
+    pad: Any = 0,
+    dilation: Any = 1,
+    offset_groups: int = 1,
+    fraction: int = 8,
+    zero: int = 0,
+) -> Array:
+    """Sample by sample, from four pixels gathered out of an image with a border of zeros."""
+    (height, width), strides, pads, dilations = pair(window), pair(stride), pair(pad), pair(dilation)
+    n, c, h, w = x.shape
+    p, q = offset.shape[2:]
+    image = np.zeros((n, c, h + 2, w + 2), np.int64)
+    image[:, :, 1:-1, 1:-1] = x.numpy().astype(np.int64) - zero
+    shifts = offset.numpy().astype(np.int64).reshape(n, offset_groups, height, width, 2, p, q)
+    shifts = shifts.repeat(c // offset_groups, axis=1)
+    start = [np.arange(size) * s - before for size, s, before in zip((p, q), strides, pads, strict=True)]
+    rows = start[0][:, None] + np.arange(height)[:, None, None, None] * dilations[0]
+    columns = start[1] + np.arange(width)[:, None, None] * dilations[1]
+    u = (rows << fraction) + shifts[..., 0, :, :]
+    v = (columns << fraction) + shifts[..., 1, :, :]
+    u, v = (position.astype(np.int32).astype(np.int64) for position in (u, v))
+    total = np.zeros_like(u)
+    batch, channel = np.ogrid[:n, :c]
+    at = (batch[..., None, None, None, None], channel[..., None, None, None, None])
+    for below in (0, 1):
+        for right in (0, 1):
+            row = np.clip((u >> fraction) + below + 1, 0, h + 1)
+            column = np.clip((v >> fraction) + right + 1, 0, w + 1)
+            share = np.abs((1 - below << fraction) - (u & (1 << fraction) - 1))
+            share = share * np.abs((1 - right << fraction) - (v & (1 << fraction) - 1))
+            total += share * image[(*at, row, column)]
+    return ((total + (1 << 2 * fraction - 1)) >> 2 * fraction).astype(np.int32)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def deformed_conv(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, groups: int = 1, **rest: Any) -> Array:
+    return contracted(deformed(x, offset, tuple(weight.shape[2:]), **rest), weight, groups)
+
+
+def masked_deformed_conv(
+    x: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor,
+    groups: int = 1,
+    offset_groups: int = 1,
+    mask_fraction: int = 8,
+    **rest: Any,
+) -> Array:
+    window = tuple(weight.shape[2:])
+    samples = deformed(x, offset, window, offset_groups=offset_groups, **rest).astype(np.int64)
+    shared = mask.numpy().astype(np.int64).reshape(len(x), offset_groups, *window, *mask.shape[2:])
+    product = samples * shared.repeat(x.shape[1] // offset_groups, axis=1)
+    return contracted((product + (1 << mask_fraction - 1)) >> mask_fraction, weight, groups)
+
+
+def contracted(columns: Array, weight: torch.Tensor, groups: int) -> Array:
+    parts = zip(np.split(columns, groups, 1), np.split(weight.numpy(), groups), strict=True)
+    sums = [np.einsum("ncijpq,ocij->nopq", s.astype(np.int64), w.astype(np.int64)) for s, w in parts]
+    return np.concatenate(sums, 1).astype(np.int32)
+
+
+def shares(x: torch.Tensor, table: torch.Tensor, axis: int = -1, high: int = 255) -> Array:
+    """In Python's integers."""
+    codes = x.numpy().astype(np.int64)
+    below = codes.max(axis=axis, keepdims=True) - codes
+    e = table.numpy().astype(object)[np.minimum(below, len(table) - 1)]
+    total = e.sum(axis=axis, keepdims=True)
+    return ((2 * e * high + total) // (2 * total)).astype(np.int32)
+
+
+def roots(x: torch.Tensor) -> Array:
+    return np.vectorize(lambda value: math.isqrt(max(value, 0)), [np.int32])(x.numpy().astype(object))
+
+
 def exact(name: str, samples: Sequence[Any], reference: Callable[..., Any], *refused: Any) -> Record:
     return Record(name, tuple(samples), reference, refused, differentiable=False, tolerance=0.0)
 
 
+def offsets(*shape: int) -> Operand:
+    """A few pixels in units of 1/256."""
+    return integers(*shape, low=-800, high=800)
+
+
+def masks(*shape: int) -> Operand:
+    return integers(*shape, high=257)
+
+
+EXPONENTIALS = given(np.rint(2**20 * np.exp(-np.arange(256) / 16)), "int32")
 SMALL = (integers(5, 4, low=-128, high=128), integers(6, 4, low=-128, high=128))
 
 RECORDS: tuple[Record, ...] = (
@@ -200,4 +293,57 @@ RECORDS: tuple[Record, ...] = (
         bad("stride 0", (1, 2, 9, 9), k=3, stride=0),
     ),
     exact("sum_pool3d", (sample(words(1, 2, 4, 5, 6), k=(2, 3, 2), stride=(1, 2, 2), pad=1),), pooled(3)),
+    exact(
+        "fixed_deform_columns2d",
+        (
+            sample(codes(2, 4, 7, 6), offsets(2, 36, 4, 3), window=3, stride=2, pad=1, offset_groups=2, zero=-5),
+            sample(codes(1, 2, 5, 6), words(1, 12, 4, 6), window=(2, 3), pad=(0, 2), dilation=(1, 2), fraction=11),
+        ),
+        deformed,
+        bad("fraction is 12", (1, 2, 5, 5), (1, 18, 5, 5), window=3, pad=1, fraction=12, of="i8 i32"),
+        bad("offset has 9 channels", (1, 2, 5, 5), (1, 9, 5, 5), window=3, pad=1, of="i8 i32"),
+        bad("zero is a code from -128 to 127", (1, 2, 5, 5), (1, 18, 5, 5), window=3, zero=128, of="i8 i32"),
+    ),
+    exact(
+        "fixed_deform_conv2d_v1",
+        (
+            sample(codes(2, 4, 7, 6), offsets(2, 18, 7, 6), codes(3, 4, 3, 3), pad=1, zero=3),
+            sample(
+                *(codes(2, 4, 7, 6), offsets(2, 36, 4, 3), codes(6, 2, 3, 3)),
+                stride=2,
+                pad=1,
+                groups=2,
+                offset_groups=2,
+                fraction=5,
+            ),
+        ),
+        deformed_conv,
+        bad("weight takes 3 channels", (1, 2, 5, 5), (1, 18, 5, 5), (1, 3, 3, 3), pad=1, of="i8 i32 i8"),
+    ),
+    exact(
+        "fixed_deform_conv2d",
+        (
+            sample(codes(2, 4, 7, 6), offsets(2, 18, 7, 6), masks(2, 9, 7, 6), codes(3, 4, 3, 3), pad=1, zero=3),
+            sample(
+                *(codes(2, 4, 7, 6), offsets(2, 36, 4, 3), masks(2, 18, 4, 3), codes(6, 2, 3, 3)),
+                stride=2,
+                pad=1,
+                groups=2,
+                offset_groups=2,
+                mask_fraction=7,
+            ),
+        ),
+        masked_deformed_conv,
+        bad("mask has 8 channels", (1, 2, 5, 5), (1, 18, 5, 5), (1, 8, 5, 5), (1, 2, 3, 3), pad=1, of="i8 i32 i32 i8"),
+    ),
+    exact(
+        "integer_softmax",
+        (
+            sample(codes(6, 9), EXPONENTIALS),
+            sample(words(3, 5, 4), EXPONENTIALS, axis=1, high=65535),
+        ),
+        shares,
+        bad("high is 0", (3,), (256,), high=0, of="i8 i32"),
+    ),
+    exact("integer_sqrt", (sample(given([0, 1, 2, 3, 4, -1, 2**31 - 1, 46340**2, 46340**2 - 1], "int32")),), roots),
 )

@@ -58,12 +58,15 @@ def sample(*operands: Operand, **attributes: Any) -> Sample:
 
 @dataclass(frozen=True)
 class Bad:
-    """Shapes and attributes that the operator refuses, and words of the message, numbers included."""
+    """Shapes and attributes that the operator refuses, and words of the message, numbers included.
+
+    `dtypes` are the element types of the operands, over again when there are more operands.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     message: str
     attributes: dict[str, Any]
-    dtype: str = "f32"
+    dtypes: str = "f32"
 
 
 def bad(message: str, *shapes: tuple[int, ...], of: str = "f32", **attributes: Any) -> Bad:
