@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from mercer.ir.graph import Node
+from mercer.ir.graph import AttributeValue, Node
 from mercer.ir.types import TensorType
 from mercer.passes.factorize.contractions import per_axis
 from mercer.passes.quantize.kernel_rules import KERNELS
+from mercer.passes.quantize.normalization_rules import NORMALIZATION
 from mercer.passes.quantize.ranges import Matrix, weight_codes
+from mercer.passes.quantize.sampling_rules import SAMPLING
 from mercer.passes.quantize.translation import Coded, Form, NoIntegerForm, Rule, Sums, Translation
 
 _SHARES = 1 << 20
@@ -162,6 +164,31 @@ def _count(before: TensorType, after: TensorType) -> int:
 # --- operators that move codes ----------------------------------------------------------------------------------------
 
 
+def _sliced(t: Translation, node: Node) -> Form:
+    """A slice of sums keeps the scales of its channels."""
+    form = t.forms[node.operands[0]]
+    if not isinstance(form, Sums):
+        return _moved(t, node)
+    rank = t.real_types[node.name].rank
+    attributes = dict(node.attributes)
+    axis, *cut = (_whole(attributes[name]) for name in ("axis", "start", "stop", "step"))
+
+    def part(array: Matrix) -> Matrix:
+        from_end = (axis if axis < 0 else axis - rank) + array.ndim
+        if from_end < 0 or array.shape[from_end] == 1:
+            return array
+        return array[(slice(None),) * from_end + (slice(*cut),)]
+
+    name = t.emit("slice_axis", form.name, **attributes)
+    return replace(form, name=name, scale=part(form.scale), offset=part(form.offset))
+
+
+def _whole(value: AttributeValue) -> int:
+    if not isinstance(value, int):
+        raise NoIntegerForm("where it cuts is not known")
+    return value
+
+
 def _moved(t: Translation, node: Node) -> Form:
     """The same operator on codes."""
     x = t.coded(node.operands[0])
@@ -189,11 +216,14 @@ RULES: dict[str, Rule] = {
     "mean": _reduction,
     "sum": _reduction,
     "concat": _concat,
+    "slice_axis": _sliced,
     **dict.fromkeys(
-        "reshape flatten squeeze unsqueeze transpose permute slice_axis max_pool1d max_pool2d max_pool3d "
+        "reshape flatten squeeze unsqueeze transpose permute max_pool1d max_pool2d max_pool3d "
         "adaptive_max_pool1d adaptive_max_pool2d upsample_nearest2d pixel_shuffle flip expand dropout".split(),
         _moved,
     ),
     **KERNELS,
+    **NORMALIZATION,
+    **SAMPLING,
 }
 """The rule of an operator that has an integer form of its own, by its name."""

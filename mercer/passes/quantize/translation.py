@@ -311,17 +311,16 @@ class Translation:
     def looked_up(self, index: str, encoding: Encoding, table: Array) -> str:
         return self.emit("lookup", index, self.constant(table, "table"), low=encoding.low)
 
-    def table_of(self, name: str, scale: float, low: int, high: int) -> str:
-        """A function or codes as i32 in units of `scale`, limited to low..high."""
+    def units(self, name: str, unit: float, low: int, high: int) -> str:
+        """The value as i32 in units of `unit`, limited to low..high."""
         form = self.forms[name]
         if isinstance(form, Sums):
-            return self.requantized(form, scale, "rescale", low=low, high=high)
+            return self.requantized(form, unit, "rescale", low=low, high=high)
         variable = form.variable if isinstance(form, Function) else name
-        index, encoding = self.index(variable), self.index_encoding(variable)
-        points = encoding.decode(np.arange(encoding.low, encoding.high + 1))
+        index, codes = self.index(variable), self.index_encoding(variable)
+        points = codes.decode(np.arange(codes.low, codes.high + 1))
         values = self.evaluate(form, points) if isinstance(form, Function) else points
-        table = np.clip(np.rint(values / scale), low, high).astype(np.int32)
-        return self.looked_up(index, encoding, table)
+        return self.looked_up(index, codes, np.clip(np.rint(values / unit), low, high).astype(np.int32))
 
     def evaluate(self, function: Function, points: Matrix) -> Matrix:
         """The function at these points, by the reference in f64; raises NoIntegerForm when it has another shape."""

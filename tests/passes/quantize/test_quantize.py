@@ -33,9 +33,18 @@ BODIES = {
     "bumps": "x |> flatten |> Linear(3) |> tanh |> RBFField(5, count = 9)",
     "features": "x |> flatten |> Linear(6) |> RandomFourierFeatures(32, gamma = 0.05) |> Linear(5)",
     "splines": "x |> flatten |> Linear(6) |> tanh |> KANLinear(7) |> KANLinear(5)",
+    "layer norm": "x |> flatten |> Linear(16) |> LayerNorm |> Linear(5)",
+    "rms norm": "x |> flatten |> Linear(16) |> RMSNorm |> gelu |> Linear(5)",
+    "group norm": "x |> Conv2d(6, 3) |> GroupNorm(2) |> relu |> InstanceNorm |> flatten |> Linear(5)",
+    "softmax": "x |> flatten |> Linear(16) |> softmax(axis = 1) |> Linear(5)",
+    "deformable": "x |> Deform |> relu |> flatten |> Linear(5)",
     "attention": "x |> reshape(shape = [-1, 8, 32]) |> scores |> mean(axis = 1)",
 }
-OPS = """op scores(x: T[n, l, d]) -> T[n, l, l] { return y[n, i < l, j < l] = sum[d] x[n, i, d] * x[n, j, d] }
+OPS = """layer Deform(x) {
+  branch = Conv2d(x; 27, 3, pad = 1)
+  return DeformConv2d(x, branch[:, :18], sigmoid(branch[:, 18:]); 6, 3, pad = 1)
+}
+op scores(x: T[n, l, d]) -> T[n, l, l] { return y[n, i < l, j < l] = sum[d] x[n, i, d] * x[n, j, d] }
 """
 KEPT = {"attention": ["scores"]}
 
