@@ -189,6 +189,17 @@ def shares(x: torch.Tensor, table: torch.Tensor, axis: int = -1, high: int = 255
     return ((2 * e * high + total) // (2 * total)).astype(np.int32)
 
 
+def normalized(x: Array, fraction: int = 12, eps: int = 0, centered: bool = True) -> Array:
+    """With Python's integers, row by row."""
+    result = np.zeros(x.shape, np.int32)
+    for place in np.ndindex(x.shape[:-1]):
+        row = [int(number) for number in x[place]]
+        values = [len(row) * number - sum(row) for number in row] if centered else row
+        root = math.isqrt(sum(number**2 for number in values) * 4096 // len(row) + eps)
+        result[place] = [(number * 2 ** (fraction + 6) + root // 2) // max(root, 1) for number in values]
+    return result
+
+
 def roots(x: torch.Tensor) -> Array:
     return np.vectorize(lambda value: math.isqrt(max(value, 0)), [np.int32])(x.numpy().astype(object))
 
@@ -344,6 +355,17 @@ RECORDS: tuple[Record, ...] = (
         ),
         shares,
         bad("high is 0", (3,), (256,), high=0, of="i8 i32"),
+    ),
+    exact(
+        "integer_normalize",
+        (
+            sample(codes(5, 24)),
+            sample(codes(3, 2, 7), fraction=8, eps=12345),
+            sample(codes(6, 5), centered=False, eps=1),
+        ),
+        normalized,
+        bad("a fraction has 1 to 16 bits", (2, 3), fraction=17, of="i8"),
+        bad("eps is -1", (2, 3), eps=-1, of="i8"),
     ),
     exact("integer_sqrt", (sample(given([0, 1, 2, 3, 4, -1, 2**31 - 1, 46340**2, 46340**2 - 1], "int32")),), roots),
 )
