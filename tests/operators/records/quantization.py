@@ -45,7 +45,8 @@ def scales(*shape: int) -> Operand:
 
 
 def quantized(x: torch.Tensor, scale: float, zero: int = 0, low: int = -128, high: int = 127) -> Array:
-    ratio = x.numpy().astype(np.float32) / np.float32(scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = x.numpy().astype(np.float32) / np.float32(scale)
     code = np.rint(ratio.astype(np.float64)) + zero
     return np.clip(np.nan_to_num(code, nan=low, posinf=1e300, neginf=-1e300), low, high).astype(np.int8)
 
