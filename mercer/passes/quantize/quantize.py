@@ -19,7 +19,9 @@ from mercer.passes.calibration import Calibration, relative_error
 from mercer.passes.factorize.approximation import one_of
 from mercer.passes.ledger import Exactness, LayerError, LedgerEntry
 from mercer.passes.manager import Level, Pass, PassContext, PipelineError
+from mercer.passes.quantize.code_books import CODES
 from mercer.passes.quantize.ranges import CALIBRATIONS, Matrix
+from mercer.passes.quantize.rounding import ROUNDINGS
 from mercer.passes.quantize.rules import RULES
 from mercer.passes.quantize.translation import (
     Coded,
@@ -42,10 +44,12 @@ class Quantize(Pass):
 
     Weights get symmetric codes of `weights` bits (1 to 8), one scale per output channel unless `per_channel` is off.
     Activations get codes of `activations` bits (2 to 8) with a zero point; their range comes from the data by
-    `calibration`: `minmax`, `percentile`, `mse` or `entropy`. Linear maps are computed in i32 and are proved not to
-    overflow; functions are tables of 2**`table_bits` codes; what has no integer form stays in real numbers, and the
-    ledger says why. With `bias_correction` the mean error of each quantized weight is taken back (Nagel et al. 2019).
-    Needs a Graph after `bind`, `batch_norm` and `fold`, and data. Class: approx, measured.
+    `calibration`: `minmax`, `percentile`, `mse` or `entropy`. With `rounding` = `gptq` the errors of the codes of a
+    row make up for each other on the data, with `nearest` each code is the closest. `codes` are `uniform`, `ternary`,
+    `power_of_two` or `power`, see `code_books`. Linear maps are computed in i32 and are proved not to overflow;
+    functions are tables of 2**`table_bits` codes; what has no integer form stays in real numbers, and the ledger says
+    why. With `bias_correction` the mean error of each quantized weight is taken back (Nagel et al. 2019). Needs a Graph
+    after `bind`, `batch_norm` and `fold`, and data. Class: approx, measured.
     """
 
     name: ClassVar[str] = "quantize"
@@ -58,9 +62,13 @@ class Quantize(Pass):
     per_channel: bool = True
     bias_correction: bool = True
     table_bits: int = 10
+    rounding: str = "gptq"
+    codes: str = "uniform"
 
     def __post_init__(self) -> None:
         one_of(self, "calibration", CALIBRATIONS)
+        one_of(self, "rounding", ROUNDINGS)
+        one_of(self, "codes", CODES)
         limits = {"weights": (1, 8), "activations": (2, 8), "table_bits": (4, 16)}
         for option, (low, high) in limits.items():
             if not low <= getattr(self, option) <= high:
@@ -92,6 +100,8 @@ class Quantize(Pass):
             self.per_channel,
             self.bias_correction,
             self.table_bits,
+            self.rounding,
+            self.codes,
         )
         t = Translation(graph, context.library, options, samples)
         for value in graph.inputs:

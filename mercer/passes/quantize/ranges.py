@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mercer.passes.quantize.code_books import Levels, code_books, nearest_level
+
 Matrix = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int8]
 
@@ -59,10 +61,15 @@ CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
 
 
 def calibrated(values: Matrix, bits: int, method: str, percentile: float) -> Encoding:
-    """The codes for samples of a tensor, by one of CALIBRATIONS; `percentile` is how much that method keeps."""
+    """The codes for samples of a tensor, by one of CALIBRATIONS; `percentile` is how much that method keeps.
+
+    Samples on a grid that codes can hold, such as pixels or coordinates, are kept as they are by every method.
+    """
     flat = values.reshape(-1)
     if not flat.size:
         return encoding(0.0, 0.0, bits)
+    if (exact := _of_grid(flat, bits)) is not None:
+        return exact
     match method:
         case "percentile":
             low, high = (float(each) for each in np.percentile(flat, [100.0 - percentile, percentile]))
@@ -73,6 +80,21 @@ def calibrated(values: Matrix, bits: int, method: str, percentile: float) -> Enc
         case _:
             low, high = float(flat.min()), float(flat.max())
     return encoding(low, high, bits)
+
+
+def _of_grid(values: Matrix, bits: int) -> Encoding | None:
+    """The finest codes that have every sample, up to a thousandth of their step."""
+    most = (1 << bits) - 1
+    if np.unique(values[: 16 << bits]).size > most + 1 or (levels := np.unique(values)).size > most + 1:
+        return None
+    low, high = min(float(levels[0]), 0.0), max(float(levels[-1]), 0.0)
+    for count in range(most, 0, -1) if high > low else ():
+        scale = float(np.float32((high - low) / count))
+        places = levels / scale
+        if np.abs(places - np.rint(places)).max() <= 1e-3:
+            first = -(1 << bits - 1)
+            return Encoding(scale, first - round(low / scale), first, first + most)
+    return None
 
 
 def _best(values: Matrix, error: Callable[[float, float], float]) -> tuple[float, float]:
@@ -124,35 +146,40 @@ def _thinned(values: Matrix, most: int = 1 << 16) -> Matrix:
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def weight_codes(weight: Matrix, bits: int, axis: int | None) -> tuple[Codes, Matrix]:
+def weight_codes(weight: Matrix, bits: int, axis: int | None, codes: str = "uniform") -> tuple[Codes, Matrix]:
     """Symmetric codes of a weight and their scales, one for each place along `axis` (one for all when it is None).
 
-    1 bit is the sign with the mean magnitude as scale (Rastegari et al. 2016), of `bits` 2 and more the scale with the
-    least squared error is taken.
+    Codes are those of `code_books`. 1 bit is the sign with the mean magnitude as scale (Rastegari et al. 2016), for
+    `bits` 2 and more the scale with the least squared error is taken.
     """
     rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-    codes, scales = _binary(rows) if bits == 1 else _symmetric(rows, bits)
+    books = code_books(codes, bits)
+    found, scales, _ = min((_nearest(rows, levels) for levels in books), key=lambda each: each[2])
     if axis is None:
-        return codes.reshape(weight.shape), scales
+        return found.reshape(weight.shape), scales
     moved = tuple(np.moveaxis(weight, axis, 0).shape)
-    return np.ascontiguousarray(np.moveaxis(codes.reshape(moved), 0, axis)), scales
+    return np.ascontiguousarray(np.moveaxis(found.reshape(moved), 0, axis)), scales
 
 
-def _binary(rows: Matrix) -> tuple[Codes, Matrix]:
-    scales = np.abs(rows).mean(axis=1)
-    scales = np.where(scales > 0.0, scales, 1.0)
-    return np.where(rows < 0, -1, 1).astype(np.int8), scales
+def _nearest(rows: Matrix, levels: Levels) -> tuple[Codes, Matrix, float]:
+    """Codes, scales and the squared error."""
+    if len(levels) == 2:
+        scales = np.abs(rows).mean(axis=1)
+        best = np.where(scales > 0.0, scales, 1.0)
+    else:
+        best = _best_scales(rows, levels)
+    codes = nearest_level(rows / best[:, None], levels)
+    return codes.astype(np.int8), best, float(np.square(codes * best[:, None] - rows).sum())
 
 
-def _symmetric(rows: Matrix, bits: int) -> tuple[Codes, Matrix]:
-    last = (1 << bits - 1) - 1
+def _best_scales(rows: Matrix, levels: Levels) -> Matrix:
     widest = np.abs(rows).max(axis=1, initial=0.0)
-    widest = np.where(widest > 0.0, widest, 1.0) / last
+    widest = np.where(widest > 0.0, widest, 1.0) / float(levels[-1])
     best, least = widest, np.full(len(rows), np.inf)
     for part in np.linspace(1.0, 0.3, _CANDIDATES):
         scale = part * widest
-        rounded = np.clip(np.rint(rows / scale[:, None]), -last, last) * scale[:, None]
+        rounded = nearest_level(rows / scale[:, None], levels) * scale[:, None]
         error = np.square(rounded - rows).sum(axis=1)
         best = np.where(error < least, scale, best)
         least = np.minimum(error, least)
-    return np.clip(np.rint(rows / best[:, None]), -last, last).astype(np.int8), best
+    return best

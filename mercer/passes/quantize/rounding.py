@@ -10,17 +10,18 @@ import numpy.typing as npt
 from mercer.ir.graph import Node
 from mercer.ir.library import Library
 from mercer.passes.factorize.approximation import compute
-from mercer.passes.factorize.contractions import geometry_of, per_axis
-from mercer.passes.factorize.convolutions import SPATIAL, Geometry
-from mercer.passes.quantize.ranges import Codes, Matrix
+from mercer.passes.factorize.contractions import geometry_of
+from mercer.passes.factorize.convolutions import Geometry
+from mercer.passes.quantize.code_books import Levels, code_books, nearest_level
+from mercer.passes.quantize.ranges import Codes, Matrix, weight_codes
+from mercer.passes.quantize.translation import Coded, Options, Translation
 
 ROUNDINGS = ("nearest", "gptq")
 
-Levels = npt.NDArray[np.int64]
-"""The numbers that a code can be, in ascending order."""
-
 _ROWS = 2048
 """Inputs of a linear map that its second moments are taken from."""
+_FAN_IN = 1 << 13
+"""What has more inputs is rounded to the nearest."""
 _DAMPING = 0.01
 """Added to the second moments, as part of their mean (Frantar et al. 2023, 4.1)."""
 _BLOCK = 64
@@ -29,6 +30,42 @@ _WORK = 1 << 31
 """Products that the choice of a scale may take."""
 _PARTS = np.linspace(1.0, 0.3, 15)
 """Clipping ranges, as parts of the largest weight of a row."""
+
+
+# --- the weight of a node ---------------------------------------------------------------------------------------------
+
+
+def weight_of(t: Translation, node: Node, weight: Matrix, axis: int | None) -> tuple[Codes, Matrix]:
+    """Codes of the weight of a linear map and their scales along `axis`, as `weight_codes` has them.
+
+    They are chosen by what the map sees on the data, where that is known and the options ask for it.
+    """
+    options = t.options
+    rows = None
+    if options.rounding == "gptq" and (weight.ndim == 2 or node.operator not in ("linear", "matmul")):
+        inputs = [t.samples[name] for name in node.operands if t.known(name) is None]
+        rows = seen(t.library, node, [_coarse(t, node.operands[0]), *inputs[1:]], weight.shape)
+    if rows is None or rows.shape[2] > _FAN_IN:
+        return weight_codes(weight, options.weights, axis, options.codes)
+    aligned = weight.T if node.operator == "matmul" else weight
+    split = aligned.reshape(len(rows), len(aligned) // len(rows), -1)
+    codes, scales = rounded(options, split, rows, shared=axis is None)
+    codes = codes.reshape(aligned.shape)
+    return np.ascontiguousarray(codes.T if node.operator == "matmul" else codes), scales
+
+
+def rounded(options: Options, weight: Matrix, rows: Matrix, shared: bool = False) -> tuple[Codes, Matrix]:
+    """Codes of weight[g, o, k] that is multiplied with rows[g, n, k], and scales[g * o], or [1] for all together."""
+    books = code_books(options.codes, options.weights)
+    codes, scales = compensated(weight, moments(rows, options.bias_correction), books, shared)
+    return codes, scales.reshape(-1)[: 1 if shared else None]
+
+
+def _coarse(t: Translation, name: str) -> Matrix:
+    """The samples of a value, as its codes have them."""
+    form = t.forms[name]
+    codes = form.encoding if isinstance(form, Coded) else t.encoding(name)
+    return codes.decode(codes.encode(t.samples[name]))
 
 
 # --- what a linear map sees -------------------------------------------------------------------------------------------
@@ -151,11 +188,6 @@ def _searched(
         scales = _fitted(weight, codes, scales, hessian, shared)
         codes = _improved(weight, codes, scales, hessian, levels)
     return scales, codes, _loss(weight - codes * scales, hessian)
-
-
-def nearest_level(values: Matrix, levels: Levels) -> Matrix:
-    """The closest of the levels."""
-    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, values)].astype(np.float64)
 
 
 def _loss(error: Matrix, hessian: Matrix) -> Matrix:

@@ -12,7 +12,8 @@ from mercer.ir.types import TensorType
 from mercer.passes.factorize.contractions import per_axis
 from mercer.passes.quantize.kernel_rules import KERNELS
 from mercer.passes.quantize.normalization_rules import NORMALIZATION
-from mercer.passes.quantize.ranges import Matrix, weight_codes
+from mercer.passes.quantize.ranges import Matrix
+from mercer.passes.quantize.rounding import weight_of
 from mercer.passes.quantize.sampling_rules import SAMPLING
 from mercer.passes.quantize.translation import Coded, Form, NoIntegerForm, Rule, Sums, Translation
 
@@ -34,7 +35,7 @@ def _weighted(axis: int | None, trailing: int) -> Rule:
         if weight is None:
             return _of_two(t, node)
         channels = axis if t.options.per_channel else None
-        codes, scales = weight_codes(weight, t.options.weights, channels)
+        codes, scales = weight_of(t, node, weight, channels)
         x = t.narrow(node.operands[0])
         reach = max(-x.low, x.high)
         rows = np.moveaxis(np.abs(codes.astype(np.int64)), axis or 0, 0).reshape(codes.shape[axis or 0], -1)

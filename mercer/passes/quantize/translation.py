@@ -88,6 +88,8 @@ class Options:
     per_channel: bool
     bias_correction: bool
     table_bits: int
+    rounding: str = "gptq"
+    codes: str = "uniform"
 
 
 @dataclass

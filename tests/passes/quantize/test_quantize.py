@@ -118,7 +118,7 @@ def test_bias_correction_takes_the_mean_error_back() -> None:
     (expected,) = model.evaluate(x, weights=model.initial())
     errors = []
     for correction in (False, True):
-        whole, _ = integer(model, x, Quantize(weights=3, bias_correction=correction))
+        whole, _ = integer(model, x, Quantize(weights=3, bias_correction=correction, rounding="nearest"))
         errors.append(np.abs((whole.evaluate(x, weights={})[0] - expected).mean(axis=0)).max())
     assert errors[1] < 0.5 * errors[0]
 

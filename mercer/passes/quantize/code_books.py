@@ -1,0 +1,45 @@
+"""The numbers that the codes of a weight can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Levels = npt.NDArray[np.int64]
+"""Codes in ascending order, symmetric, from -127 to 127; a weight is one of them times its scale."""
+
+CODES = ("uniform", "ternary", "power_of_two", "power")
+
+_EXPONENTS = np.linspace(1.0, 2.0, 9)
+"""That `power` chooses from; with 1 the codes are uniform."""
+_LARGEST_POWER = 6
+"""Of two, in eight bits."""
+
+
+def code_books(codes: str, bits: int) -> tuple[Levels, ...]:
+    """The books that a weight of so many bits may choose from, by one of CODES.
+
+    `uniform`: -2**(bits-1)+1 .. 2**(bits-1)-1, and -1, 1 for one bit. `ternary`: -1, 0, 1 whatever the bits.
+    `power_of_two`: 0 and ±2**k for the 2**(bits-1)-1 least k (Zhou et al. 2017, Incremental network quantization), a
+    product by a shift. `power`: ±127 (j/last)**a to the nearest integer, one book for each of some exponents a (Yvinec
+    et al. 2023, NUPES), which are close to each other around zero as weights are.
+    """
+    last = max((1 << bits - 1) - 1, 1)
+    match codes:
+        case "ternary":
+            halves = [np.arange(2)]
+        case "power_of_two":
+            halves = [np.concatenate([[0], 1 << np.arange(min(last, _LARGEST_POWER + 1))])]
+        case "power" if 2 < bits < 8:
+            steps = np.arange(last + 1) / last
+            halves = [np.rint(127 * steps**exponent).astype(np.int64) for exponent in _EXPONENTS]
+        case _:
+            halves = [np.arange(last + 1)]
+    if bits == 1 and codes != "ternary":
+        return (np.array([-1, 1]),)
+    return tuple(np.unique(np.concatenate([-half, half])) for half in halves)
+
+
+def nearest_level(values: npt.NDArray[np.float64], levels: Levels) -> npt.NDArray[np.float64]:
+    """The closest of the levels; of two as close, the lower one."""
+    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, values)].astype(np.float64)
