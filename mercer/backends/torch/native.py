@@ -216,6 +216,17 @@ def _never_empty(site: Site) -> bool:
     return _floating(site) and extent.is_constant and extent.value > 0
 
 
+def _quantize(site: Site) -> str | None:
+    """On CUDA PyTorch multiplies by the reciprocal of a Python number, but divides by a tensor."""
+    if any(site.numbers):
+        return None
+    x, zero = site.operands[0], site.attributes["zero"]
+    scale, low, high = (site.text(site.attributes[name]) for name in ("scale", "low", "high"))
+    code = f"({x} / {x}.new_tensor({scale})).round()"
+    code = f"({code} + {site.text(zero)})" if zero != 0 else code
+    return f"{code}.nan_to_num(nan={low}).clamp({low}, {high}).to(torch.int8)"
+
+
 def _same_leading(site: Site) -> bool:
     return _floating(site) and len({type.shape[:-2] for type in site.types}) == 1
 
@@ -304,6 +315,8 @@ NATIVE: dict[str, Native | Rule] = {
     **_each(lambda name: _any_type(f"torch.fft.{name}({{0}})"), "fft2 ifft2 rfft2"),
     **_each(lambda name: Native(f"torch.fft.{name}({{0}})", {"dim": ("axis", -1)}, _inexact), "fft ifft rfft"),
     "irfft": Native("torch.fft.irfft({0})", {"n": ("n", None), "dim": ("axis", -1)}, _inexact),
+    # integers
+    "quantize": _quantize,
     # shapes
     "reshape": _reshape,
     "permute": _any_type("{0}.permute{dims}"),

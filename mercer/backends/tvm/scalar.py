@@ -135,6 +135,12 @@ def _constant_power(x: TirExpr, power: Any) -> TirExpr | None:
     return tirx.sqrt(x) if power == 0.5 else None
 
 
+def _float_division(a: TirExpr, b: TirExpr) -> TirExpr:
+    """Rounded to nearest; TVM compiles CUDA with flags that make `/` approximate."""
+    on_cuda = vm.REGISTERS.get() == "local" and vm.element(a) == "float32"
+    return T.call_pure_extern("float32", "__fdiv_rn", a, b) if on_cuda else a / b
+
+
 def _float_mod(a: TirExpr, b: TirExpr) -> TirExpr:
     """The sign of the result is that of the divisor, as in NumPy."""
     r = vm.let(_per_lane(_fmod, a, b))
@@ -219,7 +225,7 @@ _FLOAT: dict[str, Callable[..., TirExpr]] = {
     "abs": tirx.abs,
     "sign": _sign,
     "neg": lambda a: a * vm.const(a, -1.0),
-    "div": lambda a, b: a / b,
+    "div": _float_division,
     "floordiv": _float_floordiv,
     "mod": _float_mod,
     "pow": tirx.pow,
