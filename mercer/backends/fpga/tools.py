@@ -122,7 +122,7 @@ def _workplace(files: Sequence[Path]) -> Generator[Path]:
 
 def _complaint(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    wrong = [line for line in lines if re.search(r"error|warning|unsuccessful", line, re.IGNORECASE)]
+    wrong = [line for word in ("error", "warning", "unsuccessful") for line in lines if word in line.lower()]
     return (wrong or lines[-1:] or ["no output"])[0]
 
 
@@ -146,7 +146,9 @@ def synthesize(
     with _workplace(files) as directory:
         script = [f"read_verilog -sv {' '.join(file.name for file in files if file.suffix == '.sv')}"]
         for key, value in (parameters or {}).items():
-            script.append(f"chparam -set {key} {_literal(value)} {top}")
+            # Yosys reads no minus sign here; numbers are two's complement of 32 bits.
+            literal = _literal(value) if isinstance(value, str) else str(value % (1 << 32))
+            script.append(f"chparam -set {key} {literal} {top}")
         script += [f"{SYNTHESIS[family]} -top {top}", "tee -q -o counts.json stat -json"]
         if netlist is not None:
             script.append("write_json netlist.json")
