@@ -7,6 +7,7 @@ import numpy as np
 from mercer.ir.graph import KernelValue, Node
 from mercer.passes.factorize.approximation import compute
 from mercer.passes.quantize.ranges import Codes, Encoding, Matrix, encoding, weight_codes
+from mercer.passes.quantize.rounding import rounded, weight_of
 from mercer.passes.quantize.translation import Form, NoIntegerForm, Rule, Sums, Translation
 
 _ISOTROPIC = frozenset(
@@ -27,7 +28,7 @@ def _kernel_machine(t: Translation, node: Node) -> Form:
     points = _sampled(t, measure, t.samples[node.operands[0]], codes.decode(places))
     scaled, index = _index(t, distances, points)
     values = _kernel(t, kernel, measure, index.decode(np.arange(index.low, index.high + 1)))
-    return _expansion(t, scaled, index, values, weight)
+    return _expansion(t, scaled, index, values, weight, points)
 
 
 def _rbf_field(t: Translation, node: Node) -> Form:
@@ -43,16 +44,17 @@ def _rbf_field(t: Translation, node: Node) -> Form:
     wide.append(t.emit("widen", t.constant(sharpness, "precision")))
     sums = Sums(t.emit("weighted_squared_distances", x, *wide), codes.scale**2 * scales, 0, reach)
     difference = t.samples[node.operands[0]][:, None] - codes.decode(places)
-    scaled, index = _index(t, sums, np.square(difference * precision).sum(axis=-1))
+    points = np.square(difference * precision).sum(axis=-1)
+    scaled, index = _index(t, sums, points)
     values = np.exp(-index.decode(np.arange(index.low, index.high + 1)) / 2)
-    return _expansion(t, scaled, index, values, weight)
+    return _expansion(t, scaled, index, values, weight, points)
 
 
 def _random_fourier_features(t: Translation, node: Node) -> Form:
     """Integer phases modulo one period, and the cosine as a table."""
     frequency, phase = (_constant(t, name) for name in node.operands[1:])
     x = t.narrow(node.operands[0])
-    codes, scales = weight_codes(frequency, t.options.weights, 0)
+    codes, scales = weight_of(t, node, frequency, 0)
     bound = int(np.abs(codes.astype(np.int64)).sum(axis=1).max(initial=0)) * max(-x.low, x.high)
     sums = t.emit("linear", x.name, t.emit("widen", t.constant(codes, "codes")))
     unit = x.scale * scales
@@ -168,17 +170,29 @@ def _kernel(t: Translation, kernel: KernelValue, measure: str, points: Matrix) -
 
 def _tabulated(t: Translation, index: str, codes: Encoding, values: Matrix) -> Sums:
     """A table over these codes, as integers relative to their zero."""
-    result = encoding(float(values.min()), float(values.max()), t.options.activations)
+    result = _encoding_of(t, values)
     found = t.looked_up(index, codes, result.encode(values))
     low, high = result.reach
     return Sums(t.emit("widen", found, zero=result.zero), np.asarray(result.scale), low, high)
 
 
-def _expansion(t: Translation, index: str, codes: Encoding, values: Matrix, weight: Matrix) -> Sums:
-    """The linear map weight[o, m] of a table."""
+def _encoding_of(t: Translation, values: Matrix) -> Encoding:
+    return encoding(float(values.min()), float(values.max()), t.options.activations)
+
+
+def _expansion(t: Translation, index: str, codes: Encoding, values: Matrix, weight: Matrix, points: Matrix) -> Sums:
+    """The linear map weight[o, m] of a table; `points` are what it is looked up by, on the data."""
     features = _tabulated(t, index, codes, values)
-    rows, scales = weight_codes(weight, t.options.weights, 0 if t.options.per_channel else None)
+    stored = _encoding_of(t, values)
+    places = np.clip(np.rint(points / codes.scale), codes.low, codes.high).astype(np.int64) - codes.low
+    seen = stored.decode(stored.encode(values))[places]
+    found, scales = rounded(t.options, weight[None], seen[None], shared=not t.options.per_channel)
+    rows = found[0]
     reach = int(np.abs(rows.astype(np.int64)).sum(axis=1).max(initial=0)) * max(-features.low, features.high)
     bound = t.bounded(reach, weight.shape[1])
     result = t.emit("linear", features.name, t.emit("widen", t.constant(rows, "codes")))
-    return Sums(result, features.scale * (scales if scales.size > 1 else scales.reshape(())), -bound, bound)
+    unit = scales if scales.size > 1 else scales.reshape(())
+    offset = np.zeros(())
+    if t.options.bias_correction:
+        offset = seen.mean(axis=0) @ (weight - rows * scales[:, None]).T
+    return Sums(result, features.scale * unit, -bound, bound, offset)

@@ -45,7 +45,7 @@ def weight_of(t: Translation, node: Node, weight: Matrix, axis: int | None) -> t
     if options.rounding == "gptq" and (weight.ndim == 2 or node.operator not in ("linear", "matmul")):
         inputs = [t.samples[name] for name in node.operands if t.known(name) is None]
         rows = seen(t.library, node, [_coarse(t, node.operands[0]), *inputs[1:]], weight.shape)
-    if rows is None or rows.shape[2] > _FAN_IN:
+    if rows is None:
         return weight_codes(weight, options.weights, axis, options.codes)
     aligned = weight.T if node.operator == "matmul" else weight
     split = aligned.reshape(len(rows), len(aligned) // len(rows), -1)
@@ -56,6 +56,10 @@ def weight_of(t: Translation, node: Node, weight: Matrix, axis: int | None) -> t
 
 def rounded(options: Options, weight: Matrix, rows: Matrix, shared: bool = False) -> tuple[Codes, Matrix]:
     """Codes of weight[g, o, k] that is multiplied with rows[g, n, k], and scales[g * o], or [1] for all together."""
+    if options.rounding == "nearest" or rows.shape[2] > _FAN_IN:
+        flat = weight.reshape(-1, weight.shape[2])
+        codes, scales = weight_codes(flat, options.weights, None if shared else 0, options.codes)
+        return codes.reshape(weight.shape), scales
     books = code_books(options.codes, options.weights)
     codes, scales = compensated(weight, moments(rows, options.bias_correction), books, shared)
     return codes, scales.reshape(-1)[: 1 if shared else None]
@@ -78,7 +82,7 @@ def seen(library: Library, node: Node, operands: Sequence[Matrix], window: Seque
     operator whose rows are not known here.
     """
     match node.operator:
-        case "linear" | "matmul":
+        case "linear" | "matmul" | "random_fourier_features":
             return _thinned(operands[0].reshape(1, -1, operands[0].shape[-1]))
         case "conv1d" | "conv2d" | "conv3d":
             groups = node.attribute("groups")

@@ -237,7 +237,7 @@ class Translation:
 
     def correction(self, node: Node, lost: Matrix) -> Matrix:
         """The mean per channel of what a linear map loses with this part of its weight (Nagel et al. 2019, 4.2)."""
-        arrays = [self.samples[node.operands[0]], lost]
+        arrays = [*(self.samples[name] for name in node.operands[:-1]), lost]
         difference = compute(self.library, node.operator, arrays, dict(node.attributes))
         axis = difference.ndim - 1 if node.operator in ("linear", "matmul") else 1
         return difference.mean(axis=tuple(other for other in range(difference.ndim) if other != axis))
