@@ -319,7 +319,7 @@ def _complex(parts: tuple[AnyValue, ...], dtype: DType) -> Scalar:
 def _whole_power(base: AnyValue, exponent: AnyValue) -> Scalar:
     """z**n as products by repeated squaring."""
     power = exponent.number if isinstance(exponent, Const) else exponent
-    if not isinstance(power, int | float) or power != int(power) or abs(power) > 64:
+    if not isinstance(power, int | float) or not abs(power) <= 64 or power != int(power):
         message = "a c64 has powers with whole numbers up to 64 only"
         raise OperandError(message, hint="write exp(w*complex(log(abs(z)), angle(z)))", name="complex-number")
     square, result = to_scalar(base, DType.C64), cast("Scalar", Const(1 + 0j, DType.C64))

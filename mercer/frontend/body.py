@@ -16,7 +16,7 @@ from mercer.frontend.diagnostics import CompileError
 from mercer.frontend.evaluator import Evaluator
 from mercer.frontend.frames import Frame, Loop, Signature
 from mercer.frontend.signature import Matcher, bind_defaults
-from mercer.frontend.values import POISON, AnyValue, Poison, Tensor, View, as_attribute, describe, is_static
+from mercer.frontend.values import POISON, SCALARS, AnyValue, Poison, Tensor, View, as_attribute, describe, is_static
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, KernelValue, format_attribute
 from mercer.ir.index import Axis, Const, Expr, Read, walk
@@ -124,7 +124,10 @@ class Body(Evaluator):
 
     def _require(self, s: syntax.Require) -> None:
         try:
-            if self.condition(s.condition):
+            value = self.evaluate(s.condition)
+            if self.frame.loop is not None and isinstance(value, SCALARS):
+                return  # it depends on the elements of a tensor
+            if self.truth(value, s.condition):
                 return
         except CompileError as error:
             if isinstance(error.__context__, Undecided):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -153,7 +154,25 @@ class _LayerBody(Body):
         for key, default in INITIALIZERS[callee.name].attributes.items():
             if default is None and key not in given:
                 self.fail("missing-argument", f"`{callee.name}` needs `{key}`", e.span)
+        self._check_initializer(callee, given, e.span)
         return Initializer(callee.name, tuple((k, given[k]) for k in known if k in given))
+
+    def _check_initializer(self, callee: syntax.Name, given: dict[str, AttributeValue], span: Span) -> None:
+        """Numbers that the distribution has."""
+        numbers: dict[str, float] = {}
+        for key, value in ({**INITIALIZERS[callee.name].attributes, **given}).items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                self.fail("type-mismatch", f"`{key}` of `{callee.name}` is a number; found {value}", span)
+            numbers[key] = value
+        low, high = numbers.get("low", 0), numbers.get("high", 0)
+        if not low <= high:
+            self.fail("domain-error", f"`{callee.name}` needs low <= high; low is {low}, high is {high}", span)
+        for key, value in numbers.items():
+            if (key == "std" and value < 0) or (key.startswith("fan") and value <= 0):
+                bound = "std >= 0" if key == "std" else f"{key} > 0"
+                self.fail("domain-error", f"`{callee.name}` needs {bound}; {key} is {value}", span)
+            if callee.name != "constant" and value in (math.inf, -math.inf):
+                self.fail("domain-error", f"`{callee.name}` needs finite numbers; {key} is {value}", span)
 
     def layer(
         self, definition: syntax.Definition, e: syntax.Call, tensors: tuple[AnyValue, ...], bound: dict[str, AnyValue]

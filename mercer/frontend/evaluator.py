@@ -154,17 +154,23 @@ class Evaluator:
 
     def static(self, e: syntax.Expression, what: str) -> Static:
         """A compile-time value; raises CompileError when it is not one."""
-        value = self.evaluate(e)
+        return self._known(self.evaluate(e), e, what)
+
+    def _known(self, value: AnyValue, e: syntax.Expression, what: str) -> Static:
         if not is_static(value) or (isinstance(value, IntExpr) and has_index(value)):
             self.fail("not-static", f"{what} must be known at compile time", e.span, found=describe(value))
         return value  # type: ignore[return-value]
 
     def condition(self, e: syntax.Expression) -> bool:
         """A compile-time truth value."""
-        value = self.static(e, "the condition")
-        if not isinstance(value, bool):
-            self.fail("type-mismatch", f"a condition is true or false; found {describe(value)}", e.span)
-        return value
+        return self.truth(self.evaluate(e), e)
+
+    def truth(self, value: AnyValue, e: syntax.Expression) -> bool:
+        """`value` of `e` as a compile-time truth value."""
+        known = self._known(value, e, "the condition")
+        if not isinstance(known, bool):
+            self.fail("type-mismatch", f"a condition is true or false; found {describe(known)}", e.span)
+        return known
 
     def integer(self, e: syntax.Expression, what: str) -> IntExpr:
         """A compile-time integer or dimension."""

@@ -42,6 +42,12 @@ class Fold(RewritePass):
     def rewrites(self) -> Sequence[Rewrite]:
         return (Rewrite("fold_constants", any_node(test=_reads_constants), self._fold, Exactness.BIT),)
 
+    def on_graph(self, graph: Graph, context: PassContext) -> Graph:
+        check_systems(graph)
+        folded = super().on_graph(graph, context)
+        check_systems(folded)
+        return folded
+
     def _fold(self, match: Match, build: Builder) -> Outcome:
         node = match.root
         operands = [c for name in dict.fromkeys(node.operands) if (c := match.scope.constant(name)) is not None]
@@ -117,6 +123,10 @@ def _reads_constants(node: Node, scope: Scope) -> bool:
     return all(scope.constant(name) is not None for name in node.operands)
 
 
+_LARGEST_RANK = 1024
+"""Up to here the rank of a constant matrix is worked out."""
+
+
 class DomainError(MercerError):
     """Constants lie outside of the domain of what is computed of them: a negative logarithm, a singular system."""
 
@@ -134,7 +144,69 @@ def check_domain(operator: str, span: Span, operands: Sequence[Constant], result
     for result in results:
         place = first_nan(result)
         if place is not None:
-            where = "" if span == NOWHERE else f"{span}: "
-            message = f"{where}error[domain-error]: `{operator}` of these constants is not a number, first at {place}"
-            hint = "a logarithm or root of a negative number, or a matrix that is singular or not positive definite"
-            raise DomainError(message, hint)
+            found = [
+                f"{c.data.array[tuple(place)]}"
+                for c in operands
+                if operator in _DOMAINS and c.data.array is not None and c.data.array.shape == result.shape
+            ]
+            values = f" (found {', '.join(found)})" if found else ""
+            message = f"`{operator}` of these constants is not a number, first at {place}{values}"
+            raise _domain_error(message, _hint(operator), span)
+
+
+_SYSTEMS = ("solve", "inverse", "triangular_solve", "solve_positive")
+_DOMAINS = {
+    "log": "it takes numbers above 0",
+    "log1p": "it takes numbers above -1",
+    "sqrt": "it takes numbers from 0 up",
+    "rsqrt": "it takes numbers above 0",
+    "asin": "it takes numbers from -1 to 1",
+    "acos": "it takes numbers from -1 to 1",
+    "pow": "a negative base takes whole exponents only",
+    "div": "0/0 has no value",
+    "mod": "the divisor must not be 0",
+}
+
+
+def _hint(operator: str) -> str:
+    if operator in ("cholesky", "solve_positive"):
+        return "a positive number on the diagonal makes it positive definite: add_diagonal(a; value)"
+    if operator in _SYSTEMS:
+        return "the matrix is singular: its rows depend on each other"
+    general = "a logarithm or root of a negative number, or a matrix that is singular or not positive definite"
+    return _DOMAINS.get(operator, general)
+
+
+def _domain_error(message: str, hint: str, span: Span) -> DomainError:
+    where = "" if span == NOWHERE else f"{span}: "
+    return DomainError(f"{where}error[domain-error]: {message}", hint)
+
+
+def _has_factor(matrix: Array) -> bool:
+    """Whether a matrix, given by its lower triangle, is positive definite."""
+    try:
+        np.linalg.cholesky(matrix.astype(np.float64))
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def check_systems(graph: Graph) -> None:
+    """Raise DomainError for a system of equations whose constant matrix is singular, whatever the other side is."""
+    constants = {c.name: c.data.array for c in graph.constants}
+    for node in graph.nodes:
+        matrix = constants.get(node.operands[0]) if node.operator in _SYSTEMS else None
+        if matrix is None or not np.isfinite(matrix).all():
+            continue
+        if node.operator == "triangular_solve":
+            singular = (np.diagonal(matrix, axis1=-2, axis2=-1) == 0).any()
+        elif matrix.shape[-1] > _LARGEST_RANK:
+            continue
+        elif node.operator == "solve_positive":
+            singular = not _has_factor(matrix)
+        else:
+            singular = (np.linalg.matrix_rank(matrix.astype(np.float64)) < matrix.shape[-1]).any()
+        if singular:
+            kind = "not positive definite" if node.operator == "solve_positive" else "singular"
+            message = f"`{node.operator}` of a constant {' x '.join(map(str, matrix.shape[-2:]))} matrix that is {kind}"
+            raise _domain_error(message, _hint(node.operator), node.span)

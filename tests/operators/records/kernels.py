@@ -151,6 +151,14 @@ RECORDS: tuple[Record, ...] = (
         (
             bad("`centers` has size 2 along axis 1; `d` = 3", (4, 3), (5, 2), kernel=kernel("gaussian")),
             bad("orders 0, 1 and 2, not 3", (4, 3), (5, 3), kernel=kernel("arc_cosine", order=3)),
+            bad("gamma > 0; gamma is -0.5", (4, 3), (5, 3), kernel=kernel("gaussian", gamma=-0.5)),
+            bad("gamma > 0; gamma is 0", (4, 3), (5, 3), kernel=kernel("laplace", gamma=0)),
+            bad("matern12 needs length > 0; length is 0", (4, 3), (5, 3), kernel=kernel("matern12", length=0)),
+            bad("matern32 needs length > 0; length is 0", (4, 3), (5, 3), kernel=kernel("matern32", length=0)),
+            bad("matern52 needs length > 0; length is -1", (4, 3), (5, 3), kernel=kernel("matern52", length=-1)),
+            bad("wendland needs length > 0; length is 0", (4, 3), (5, 3), kernel=kernel("wendland", length=0)),
+            bad("whole degree >= 0; degree is 2.5", (4, 3), (5, 3), kernel=kernel("polynomial", degree=2.5)),
+            bad("they are 0 and 1.0", (4, 3), (5, 3), kernel=kernel("rational_quadratic", alpha=0)),
         ),
     ),
     Record(
@@ -221,6 +229,8 @@ RECORDS: tuple[Record, ...] = (
             bad("orders 1 to 5, not 6", (3,), order=6),
             bad("grid is 0", (3,), grid=0),
             bad("low is 1, high is 1", (3,), low=1, high=1),
+            bad("finite knots low < high; low is 0, high is inf", (3,), low=0, high=float("inf")),
+            bad("orders 1 to 5, not -1", (3,), order=-1),
         ),
     ),
     Record(

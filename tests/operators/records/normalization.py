@@ -36,6 +36,7 @@ RECORDS: tuple[Record, ...] = (
         (
             bad("`running_mean` has size 4 along axis 0; `c` = 3", (2, 3, 4), (4,), (3,), (3,), (3,)),
             bad("eps is -1", (2, 3), (3,), (3,), (3,), (3,), eps=-1),
+            bad("0 <= momentum <= 1; momentum is 1.5", (2, 3), (3,), (3,), (3,), (3,), momentum=1.5),
         ),
         fixed=(1, 2),
     ),
@@ -71,5 +72,6 @@ RECORDS: tuple[Record, ...] = (
         "normalize",
         (sample(normal(3, 5)), sample(normal(2, 3, 5), axis=-1, eps=3.0)),
         lambda x, axis=1, eps=1e-12: F.normalize(x, dim=axis, eps=eps),
+        (bad("normalize needs eps >= 0; eps is -1", (3, 5), eps=-1),),
     ),
 )

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
-from tests.operators.records.record import Record, bad, booleans, given, normal, sample
+from tests.operators.records.record import Bad, Record, bad, booleans, given, normal, sample
 
 REFUSED = (bad("axis 2", (2, 3), axis=2),)
+SPREAD = (bad("correction 1 needs more than 1 elements; axis -1 has 1", (2, 1)),)
 
 
-def reduction(name: str, function: Callable[..., torch.Tensor], **more: Any) -> Record:
+def reduction(
+    name: str, function: Callable[..., torch.Tensor], refused: tuple[Bad, ...] = REFUSED, **more: Any
+) -> Record:
     """Over the first, a middle and the last axis, with and without `keepdim`."""
     samples = (
         sample(normal(2, 3, 4)),
@@ -23,7 +26,7 @@ def reduction(name: str, function: Callable[..., torch.Tensor], **more: Any) -> 
     if more:
         samples = (*samples, *(sample(normal(2, 3, 4), axis=-2, **{name: value}) for name, value in more.items()))
     return Record(
-        name, samples, lambda x, axis=-1, keepdim=False, **a: function(x, axis, keepdim=keepdim, **a), REFUSED
+        name, samples, lambda x, axis=-1, keepdim=False, **a: function(x, axis, keepdim=keepdim, **a), refused
     )
 
 
@@ -58,8 +61,8 @@ RECORDS: tuple[Record, ...] = (
     ),
     position("argmax", torch.argmax),
     position("argmin", torch.argmin),
-    reduction("var", torch.var, correction=0),
-    reduction("std", torch.std, correction=0),
+    reduction("var", torch.var, (*REFUSED, *SPREAD), correction=0),
+    reduction("std", torch.std, (*REFUSED, *SPREAD), correction=0),
     Record(
         "logsumexp",
         (sample(normal(2, 3, 4)), sample(LARGE), sample(normal(3, 4), axis=0, keepdim=True)),

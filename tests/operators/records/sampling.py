@@ -149,6 +149,7 @@ RECORDS: tuple[Record, ...] = (
                 window=3,
                 pad=1,
             ),
+            bad("window of at least 1 is needed; window is 0", (1, 4, 5, 5), (1, 18, 5, 5), window=0),
             bad("offset is given for 5 x 5 positions; the output has 3 x 3", (1, 4, 5, 5), (1, 18, 5, 5), window=3),
             bad(
                 "4 channels do not divide into 3 offset groups", (1, 4, 5, 5), (1, 54, 5, 5), window=3, offset_groups=3
