@@ -7,13 +7,15 @@ import math
 import numpy as np
 
 from mercer.ir.graph import Node
-from mercer.passes.quantize.ranges import weight_codes
-from mercer.passes.quantize.translation import Form, NoIntegerForm, Rule, Sums, Translation
+from mercer.passes.quantize.rounding import weight_of
+from mercer.passes.quantize.translation import INT32, Form, NoIntegerForm, Rule, Sums, Translation
 
 _FRACTION = 6
 """Bits of a position below one pixel."""
 _MASK = 7
 """Bits of a mask below one."""
+_GUARD = 4
+"""Bits that a sample times its mask has beyond those of a sample: to round it to a whole code would cost too much."""
 
 
 def _deform_conv2d(t: Translation, node: Node) -> Form:
@@ -23,20 +25,26 @@ def _deform_conv2d(t: Translation, node: Node) -> Form:
         raise NoIntegerForm("its weight is not a constant")
     x = t.coded(node.operands[0])
     bound = max(1, math.ceil(float(np.abs(t.samples[node.operands[1]]).max(initial=0.0)))) << _FRACTION
+    codes, scales = weight_of(t, node, weight, 0 if t.options.per_channel else None)
+    rows = np.abs(codes.astype(np.int64)).reshape(len(codes), -1)
+    low, high = x.encoding.reach
+    reach = int(rows.sum(axis=1).max(initial=0)) * max(-low, high)
     operands = [x.name, t.units(node.operands[1], 2.0**-_FRACTION, -bound, bound)]
     attributes = {**dict(node.attributes), "fraction": _FRACTION, "zero": x.encoding.zero}
-    most = 1
+    guard = 0
     if node.operator == "deform_conv2d":
         most = max(1, math.ceil(float(np.abs(t.samples[node.operands[2]]).max(initial=0.0))))
         operands.append(t.units(node.operands[2], 2.0**-_MASK, -most << _MASK, most << _MASK))
-        attributes["mask_fraction"] = _MASK
-    codes, scales = weight_codes(weight, t.options.weights, 0 if t.options.per_channel else None)
-    rows = np.abs(codes.astype(np.int64)).reshape(len(codes), -1)
-    low, high = x.encoding.reach
-    reach = t.bounded(int(rows.sum(axis=1).max(initial=0)) * max(-low, high) * most, rows.shape[1])
+        reach *= most
+        guard = min(_GUARD, max(0, (INT32 // max(reach, 1)).bit_length() - 1))
+        attributes["mask_fraction"] = _MASK - guard
+    reach = t.bounded(reach << guard, rows.shape[1])
     result = t.emit(f"fixed_{node.operator}", *operands, t.constant(codes, "codes"), **attributes)
     scale = scales.reshape(-1, 1, 1) if scales.size > 1 else scales.reshape(())
-    return Sums(result, x.encoding.scale * scale, -reach, reach)
+    offset = np.zeros(())
+    if t.options.bias_correction:
+        offset = t.correction(node, weight - codes * scales.reshape(-1, 1, 1, 1)).reshape(-1, 1, 1)
+    return Sums(result, x.encoding.scale / 2**guard * scale, -reach, reach, offset)
 
 
 SAMPLING: dict[str, Rule] = {"deform_conv2d": _deform_conv2d, "deform_conv2d_v1": _deform_conv2d}
