@@ -1,1 +1,4 @@
-"""FPGA: integer graphs as streams of SystemVerilog modules, simulated, counted and routed with open tools."""
+"""Integer graphs to streaming hardware: SystemVerilog, memory files, a cycle model and a simulation.
+
+`design.build` makes a design, `design.simulate` runs it.
+"""

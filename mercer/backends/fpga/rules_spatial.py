@@ -1,0 +1,138 @@
+"""Operators over images: convolutions and pools."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from mercer.backends.fpga.attributes import number, pair
+from mercer.backends.fpga.lowering import Form, Integers, Lowering, Rule, Tensor, image_layout
+from mercer.backends.fpga.scaling import is_image, one_stream, reach
+from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stream
+from mercer.backends.fpga.stages_spatial import Pool, Window
+from mercer.ir.graph import Node
+
+LARGEST_WINDOW = 13
+
+
+def _convolution(state: Lowering, node: Node) -> Form:
+    axes = int(node.operator[4])
+    weight = state.constant(node, 1).astype(np.int64)
+    outputs, share = weight.shape[:2]
+    groups = int(number(node, "groups"))
+    x = state.tensor(node)
+    if not is_image(x):
+        raise state.unsupported(node, "its operand does not come pixel by pixel", "an operand [n, channels, pixels...]")
+    taps = weight.reshape(outputs, share, *((1,) if axes == 1 else ()), *weight.shape[2:])
+    kernel = (taps.shape[2], taps.shape[3])
+    x = one_stream(state, node, x, common=any(pair(node, "pad", axes)))
+    window, source = _windows(state, node, x, axes, kernel, pair(node, "dilation", axes), -x.offset)
+    layout = image_layout(state.shape(node.name))
+    pixels = layout.shape[0]
+    if groups == x.channels == outputs:
+        matrix = taps.reshape(outputs, -1)
+        bias = matrix.sum(axis=1) * x.offset
+        sums = state.accumulator(node, reach(matrix, bias, window.interval))
+        depthwise = Depthwise(
+            name=state.fresh(node), sources=(source,), origins=(node.name,), weight=matrix, bias=bias, input=window,
+            sums=sums, windows=pixels,
+        )  # fmt: skip
+        return state.emitted(node, depthwise, state.shape(node.name), layout)
+    full = np.zeros((outputs, x.channels, *kernel), np.int64)
+    for group in range(groups):
+        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        full[rows, group * share : (group + 1) * share] = taps[rows]
+    columns = full.transpose(0, 2, 3, 1)
+    bias = (columns * np.broadcast_to(x.offset, (x.channels,))).sum(axis=(1, 2, 3))
+    matrix = columns.reshape(outputs, -1)
+    sums = state.accumulator(node, reach(matrix, bias, window.interval))
+    stage = MatrixVector(
+        name=state.fresh(node), sources=(source,), origins=(node.name,), weight=matrix, bias=bias, input=window,
+        sums=sums, vectors=pixels,
+    )  # fmt: skip
+    return state.emitted(node, stage, state.shape(node.name), layout)
+
+
+def _windows(
+    state: Lowering,
+    node: Node,
+    x: Tensor,
+    axes: int,
+    kernel: tuple[int, int],
+    dilation: tuple[int, int],
+    zero: Integers,
+) -> tuple[Stream, str]:
+    """The stream of windows over an image and the stage that gives it: the image itself where a window is a pixel."""
+    if max(kernel) > LARGEST_WINDOW:
+        raise state.unsupported(
+            node, f"its window is {kernel[0]} x {kernel[1]}", f"windows of at most {LARGEST_WINDOW} x {LARGEST_WINDOW}"
+        )
+    stride = pair(node, "stride", axes, (kernel if axes == 2 else kernel[1:]))
+    pad = pair(node, "pad", axes)
+    source = x.terms[0].stage
+    stream = replace(state.stream(source), lanes=1)
+    if kernel == (1, 1) and stride == (1, 1) and pad == (0, 0):
+        return stream, source
+    size, out = (((1,) * (2 - axes) + shape[1:]) for shape in (x.shape, state.shape(node.name)))
+    if any(pad) and not stream.interval.low <= int(zero) <= stream.interval.high:
+        raise state.unsupported(node, f"zero is the code {int(zero)}, none of its operand", "a zero within range")
+    window = Window(
+        name=state.fresh(node, "_window"), sources=(source,), origins=(node.name,), input=stream,
+        size=(size[0], size[1]), kernel=kernel, out=(out[0], out[1]), stride=stride, pad=pad, dilation=dilation,
+        zero=int(zero) if any(pad) else 0,
+    )  # fmt: skip
+    return replace(window.gives, lanes=1), state.place(window)
+
+
+# --- pools ------------------------------------------------------------------------------------------------------------
+
+
+def _max_pool(state: Lowering, node: Node) -> Form:
+    axes = int(node.operator[-2])
+    kernel = pair(node, "k", axes)
+    x = _pooled(state, node)
+    low = np.asarray(state.stream(x.terms[0].stage).interval.low)
+    windows, source = _windows(state, node, x, axes, kernel, pair(node, "dilation", axes), low)
+    return replace(_pool(state, node, windows, source, kernel[0] * kernel[1], None), offset=x.offset)
+
+
+def _sum_pool(state: Lowering, node: Node) -> Form:
+    axes = int(node.operator[-2])
+    kernel = pair(node, "k", axes)
+    x = one_stream(state, node, _pooled(state, node), common=True)
+    windows, source = _windows(state, node, x, axes, kernel, (1, 1), -x.offset)
+    return _pool(state, node, windows, source, kernel[0] * kernel[1], -int(x.offset))
+
+
+def _pooled(state: Lowering, node: Node) -> Tensor:
+    x = one_stream(state, node, state.tensor(node), common=False)
+    if not is_image(x):
+        raise state.unsupported(node, "its operand does not come pixel by pixel", "an operand [n, channels, pixels...]")
+    return x
+
+
+def _pool(state: Lowering, node: Node, windows: Stream, source: str, taps: int, zero: int | None) -> Tensor:
+    """Maxima without a `zero`, sums of element - zero with one."""
+    layout = image_layout(state.shape(node.name))
+    stage = Pool(
+        name=state.fresh(node), sources=(source,), origins=(node.name,), input=windows, windows=layout.shape[0],
+        taps=taps, maximum=zero is None, zero=zero or 0,
+    )  # fmt: skip
+    return state.emitted(node, stage, state.shape(node.name), layout)
+
+
+def _adaptive_max_pool(state: Lowering, node: Node) -> Form:
+    if any(size != 1 for size in state.shape(node.name)[1:]):
+        raise state.unsupported(node, "its windows differ in size", "size = 1, or max_pool2d")
+    x = _pooled(state, node)
+    stream = replace(state.stream(x.terms[0].stage), lanes=1)
+    return replace(_pool(state, node, stream, x.terms[0].stage, x.pixels, None), offset=x.offset)
+
+
+SPATIAL_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("conv1d", "conv2d"), _convolution),
+    **dict.fromkeys(("max_pool1d", "max_pool2d"), _max_pool),
+    **dict.fromkeys(("sum_pool1d", "sum_pool2d"), _sum_pool),
+    **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_max_pool),
+}
