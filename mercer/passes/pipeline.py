@@ -74,7 +74,10 @@ FACTORIZE: tuple[type[Pass], ...] = (
 )
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
-PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE, Quantize)}
+QUANTIZE: tuple[type[Pass], ...] = (Quantize,)
+"""From real numbers to integers."""
+
+PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE, *QUANTIZE)}
 """Every pass by the name that a pipeline uses."""
 
 

@@ -11,7 +11,7 @@ import pytest
 from mercer.ir.graph import Graph
 from mercer.passes.fuse import Fuse
 from mercer.passes.manager import Level, Pass, PassContext, PipelineError, run_passes
-from mercer.passes.pipeline import FACTORIZE, INFERENCE, PASSES, parse
+from mercer.passes.pipeline import FACTORIZE, INFERENCE, PASSES, QUANTIZE, parse
 from mercer.runtime.errors import MercerError
 
 TEXT = "model M(x: f32[N, 4]) -> f32[N, 4] { return relu(exp(relu(relu(x)))) }"
@@ -105,5 +105,5 @@ def test_verify_each_finds_a_pass_that_breaks_the_program(model: Read) -> None:
 
 
 def test_the_standard_pipeline_names_every_pass() -> None:
-    assert PASSES.keys() == {each.name for each in (*INFERENCE, *FACTORIZE)}
+    assert PASSES.keys() == {each.name for each in (*INFERENCE, *FACTORIZE, *QUANTIZE)}
     assert all(kind.__doc__ and "Class:" in kind.__doc__ for kind in PASSES.values())

@@ -20,7 +20,7 @@ from mercer.passes.factorize.approximation import one_of
 from mercer.passes.ledger import Exactness, LayerError, LedgerEntry
 from mercer.passes.manager import Level, Pass, PassContext, PipelineError
 from mercer.passes.quantize.code_books import CODES
-from mercer.passes.quantize.ranges import CALIBRATIONS, Matrix
+from mercer.passes.quantize.ranges import CALIBRATIONS, Matrix, Point
 from mercer.passes.quantize.rounding import ROUNDINGS
 from mercer.passes.quantize.rules import RULES
 from mercer.passes.quantize.translation import (
@@ -46,7 +46,8 @@ class Quantize(Pass):
     Activations get codes of `activations` bits (2 to 8) with a zero point; their range comes from the data by
     `calibration`: `minmax`, `percentile`, `mse` or `entropy`. With `rounding` = `gptq` the errors of the codes of a
     row make up for each other on the data, with `nearest` each code is the closest. `codes` are `uniform`, `ternary`,
-    `power_of_two` or `power`, see `code_books`. Linear maps are computed in i32 and are proved not to overflow;
+    `power_of_two` or `power`, see `code_books`. Where the ranges come from training with fake quantization, codes of
+    weights are the nearest and no error is taken back, since the weights have been trained to have it. Linear maps are computed in i32 and are proved not to overflow;
     functions are tables of 2**`table_bits` codes; what has no integer form stays in real numbers, and the ledger says
     why. With `bias_correction` the mean error of each quantized weight is taken back (Nagel et al. 2019). Needs a Graph
     after `bind`, `batch_norm` and `fold`, and data. Class: approx, measured.
@@ -88,22 +89,38 @@ class Quantize(Pass):
 
     def on_graph(self, graph: Graph, context: PassContext) -> Graph:
         calibration = _data(graph, context)
-        names = [value.name for node in graph.nodes for value in node.results]
-        found = calibration.outputs(replace(graph, outputs=tuple(names)))
-        samples = {name: np.asarray(array, np.float64) for name, array in calibration.inputs.items()}
-        samples |= {name: np.asarray(array, np.float64) for name, array in zip(names, found, strict=True)}
+        t, kept = self._translation(graph, context, calibration)
+        outputs = tuple(map(t.real, graph.outputs))
+        constants = (*graph.constants, *t.constants)
+        result = _live(replace(graph, constants=constants, nodes=tuple(t.nodes), outputs=outputs))
+        self._report(graph, result, t, kept, calibration, context)
+        return result
+
+    def plan(self, graph: Graph, context: PassContext) -> tuple[dict[str, Point], set[str]]:
+        """The ranges that the translation takes from the data, and the nodes that stay in real numbers."""
+        t, kept = self._translation(graph, context, _data(graph, context))
+        for name in graph.outputs:
+            t.real(name)
+        return t.points, set(kept)
+
+    def _translation(
+        self, graph: Graph, context: PassContext, calibration: Calibration | None
+    ) -> tuple[Translation, dict[str, str]]:
+        """The program, node by node, and why some stay as they are."""
+        trained = context.ranges is not None
         options = Options(
             self.weights,
             self.activations,
             self.calibration,
             self.percentile,
             self.per_channel,
-            self.bias_correction,
+            self.bias_correction and not trained,
             self.table_bits,
-            self.rounding,
+            "nearest" if trained else self.rounding,
             self.codes,
         )
-        t = Translation(graph, context.library, options, samples)
+        samples = _samples(graph, calibration) if calibration is not None else {}
+        t = Translation(graph, context.library, options, samples, context.ranges)
         for value in graph.inputs:
             if value.type.dtype.is_float:
                 t.forms[value.name] = Real(value.name)
@@ -111,11 +128,7 @@ class Quantize(Pass):
         for node in graph.nodes:
             t.begin(node)
             _translate(t, node, kept)
-        outputs = tuple(map(t.real, graph.outputs))
-        constants = (*graph.constants, *t.constants)
-        result = _live(replace(graph, constants=constants, nodes=tuple(t.nodes), outputs=outputs))
-        self._report(graph, result, t, kept, calibration, context)
-        return result
+        return t, kept
 
     def _report(
         self,
@@ -123,17 +136,24 @@ class Quantize(Pass):
         after: Graph,
         t: Translation,
         kept: Mapping[str, str],
-        calibration: Calibration,
+        calibration: Calibration | None,
         context: PassContext,
     ) -> None:
-        """The error of each layer, and why a node stays as it is."""
+        """Why a node stays as it is, and, where there are data, the error of each layer."""
+        if calibration is None:
+            for node in before.nodes:
+                if node.name in kept:
+                    context.record(self._entry(node, kept[node.name], None))
+            context.record(self._entry(before.nodes[-1], None, None))
+            return
         present = {value.name for value in after.values()}
         forms = {n.name: f for n in before.nodes if isinstance(f := t.forms.get(n.name), Coded | Sums)}
         shown = {name: form for name, form in forms.items() if form.name in present}
-        outputs = (*(form.name for form in shown.values()), *after.outputs)
+        outputs = tuple(form.name for form in shown.values())
         arrays = evaluate(lower(replace(after, outputs=outputs), context.library), calibration.inputs, {})
-        values = dict(zip(shown, arrays, strict=False))
-        total = relative_error([t.samples[name] for name in before.outputs], arrays[len(shown) :])
+        values = dict(zip(shown, arrays, strict=True))
+        judge = calibration.judge
+        total = relative_error(judge.outputs(before), judge.outputs(after))
         for node in before.nodes:
             if node.name in kept:
                 context.record(self._entry(node, kept[node.name], None))
@@ -166,8 +186,17 @@ def _decoded(form: Form, array: Array) -> Matrix:
     return array.astype(np.float64) * form.scale + form.offset
 
 
-def _data(graph: Graph, context: PassContext) -> Calibration:
-    """The data; raises QuantizeError when there are none or they are not numbers."""
+def _samples(graph: Graph, calibration: Calibration) -> dict[str, Matrix]:
+    """Every value of the program on the data."""
+    names = [value.name for node in graph.nodes for value in node.results]
+    found = dict(zip(names, calibration.outputs(replace(graph, outputs=tuple(names))), strict=True))
+    return {name: np.asarray(array, np.float64) for name, array in (calibration.inputs | found).items()}
+
+
+def _data(graph: Graph, context: PassContext) -> Calibration | None:
+    """The data, without which ranges must be given; raises QuantizeError for none, or when they are not numbers."""
+    if context.data is None and context.ranges is not None:
+        return None
     if context.data is None:
         raise QuantizeError("quantization needs data: the ranges of its codes come from them", "--data X.npz, or data=")
     for value in graph.inputs:
