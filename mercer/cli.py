@@ -341,7 +341,13 @@ def run(
     if threads is not None:
         executable.threads = threads
     positional, named = read_inputs(inputs)
-    result = executable(*positional, **named)
+    simulation = executable.simulation
+    with progress_bar("simulate" if simulation else "run") as report:
+        if simulation is not None:
+            simulation.progress = lambda done, samples: report(done, samples, "")
+        result = executable(*positional, **named)
+    if simulation is not None:
+        note(f"{len(simulation.cycles)} samples in {simulation.cycles[-1] + 1 if simulation.cycles else 0} cycles")
     if output is not None:
         names = [spec.name for spec in executable.signature.outputs]
         write_outputs(output, names, as_tuple(result))

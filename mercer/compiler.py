@@ -24,9 +24,11 @@ from mercer.ir.nests import Nests
 from mercer.ir.text import parse_program, print_graph, print_nests
 from mercer.ir.types import Array, DType, TensorType
 from mercer.ir.verify import verify
-from mercer.passes.manager import Pass, PassContext, Program as IR, parse_pipeline, run_passes
+from mercer.passes.manager import Lower, Pass, PassContext, Program as IR, parse_pipeline, run_passes
 from mercer.passes.pipeline import INFERENCE, PASSES, quantized
-from mercer.passes.quantize.quantize import Quantize
+from mercer.passes.quantize.quantize import Plan, Quantize
+from mercer.passes.quantize.ranges import PREFIX
+from mercer.passes.quantize.training import training, typical
 from mercer.runtime.artifact import Artifact, Signature, TensorSpec
 from mercer.runtime.errors import MercerError, nearest
 from mercer.runtime.session import Executable
@@ -77,11 +79,26 @@ class Program:
 
         return backend.source(self.graph, self.library)
 
-    def torch(self, seed: int = 0) -> torch.nn.Module:
-        """The model as a trainable module; the keys of its state_dict are the parameter names."""
+    def torch(
+        self,
+        seed: int = 0,
+        *,
+        weights: Mapping[str, Any] | None = None,
+        data: Any = None,
+        quantize: str | Quantize | None = None,
+    ) -> torch.nn.Module:
+        """The model as a trainable module; the keys of its state_dict are the parameter names.
+
+        It starts with `weights`, or with the initial values of `seed`. With `quantize` it trains with the numbers that
+        integers will have, and computes in integers after `eval()`: what `compile` makes of its state_dict. The first
+        ranges come from `data`; the state_dict has them as buffers `ranges.VALUE`.
+        """
         from mercer.backends import torch as backend
 
-        return backend.module(self.graph, self.library, self.initial(seed))
+        values = self.initial(seed) if weights is None else as_arrays(weights)
+        if quantize is None:
+            return backend.module(self.graph, self.library, values)
+        return _trainable(self, _scheme(quantize), values, data)
 
     def evaluate(
         self, *inputs: Array, weights: Mapping[str, Any] | None = None, precision: DType | None = None
@@ -190,12 +207,14 @@ def compile(
     verify_each: bool = False,
     progress: Progress | None = None,
 ) -> Executable:
-    """Compile a program, or the file at a path, for `cpu`, `cpu:LEVEL`, `cuda`, `cuda:sm_NN` or `torch`.
+    """Compile a program, or the file at a path, for `cpu`, `cpu:LEVEL`, `cuda`, `cuda:sm_NN`, `torch` or
+    `fpga:DEVICE[:CYCLES]`, which needs a program in integers.
 
     `weights` maps every parameter name to an array (a state_dict will do); without it the initial values are taken and
     the ledger says so. `dump_ir` names a folder for the IR after every pass. `pipeline` replaces the standard passes.
     `data` is a batch of inputs, one array or arrays by name: approximations are fitted and measured on it. `quantize`,
-    such as `w8a8`, makes it a program in integers, whose ranges come from the data.
+    such as `w8a8`, makes it a program in integers, whose ranges come from the data, or from the weights when those are
+    the state_dict of a module that was trained for it.
     Raises MercerError: wrong text, target, weights, data or folder.
     """
     if not isinstance(program, Program):
@@ -205,8 +224,10 @@ def compile(
         near = nearest(kind, TARGETS)
         hint = f"did you mean `{near}`?" if near else f"one of {', '.join(TARGETS)}"
         raise UsageError(f"there is no target `{target}`", hint)
-    values = program.initial() if weights is None else as_arrays(weights)
-    context = PassContext(program.library, weights=values, data=_batch(program, data), verify_each=verify_each)
+    values, ranges = _split(program, program.initial() if weights is None else as_arrays(weights))
+    context = PassContext(
+        program.library, weights=values, data=_batch(program, data), ranges=ranges, verify_each=verify_each
+    )
     if weights is None and program.parameters:
         context.ledger.warn("bind", program.name, "no weights given: the initial values of seed 0 are compiled in")
     folder = _dump_folder(dump_ir)
@@ -234,10 +255,53 @@ def _passes(pipeline: str | Sequence[Pass] | None, quantize: str | Quantize | No
     if quantize is not None:
         if pipeline is not None:
             raise UsageError("`pipeline` and `quantize` are both given", "write the pass `quantize` into the pipeline")
-        return quantized(Quantize.scheme(quantize) if isinstance(quantize, str) else quantize)
+        return quantized(_scheme(quantize))
     if pipeline is None:
         return INFERENCE
     return parse_pipeline(pipeline, PASSES) if isinstance(pipeline, str) else pipeline
+
+
+def _scheme(quantize: str | Quantize) -> Quantize:
+    return Quantize.scheme(quantize) if isinstance(quantize, str) else quantize
+
+
+def _split(
+    program: Program, values: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, tuple[float, float]] | None]:
+    """The weights, and the ranges of values that training with fake quantization has added to them."""
+    declared = {parameter.name for parameter in program.parameters}
+    added = {name: array for name, array in values.items() if name.startswith(PREFIX) and name not in declared}
+    ranges = {name: (float(array[0]), float(array[1])) for name, array in added.items()}
+    return {name: array for name, array in values.items() if name not in added}, ranges or None
+
+
+def _trainable(program: Program, scheme: Quantize, values: dict[str, Array], data: Any) -> torch.nn.Module:
+    """A module with fake quantization, at the points that the pass `quantize` finds with the first weights."""
+    from mercer.backends import torch as backend
+
+    passes = quantized(scheme)
+    lower = next(position for position, each in enumerate(passes) if isinstance(each, Lower))
+    before = passes[: passes.index(scheme)]
+
+    def build(state: Mapping[str, Any]) -> torch.nn.Module:
+        weights, ranges = _split(program, as_arrays(state))
+        context = PassContext(program.library, weights=weights, ranges=ranges)
+        graph = run_passes(program.graph, passes[:lower], context)
+        assert isinstance(graph, Graph)
+        return backend.module(graph, program.library, {})
+
+    weights, ranges = _split(program, values)
+
+    def plan_with(weights: Mapping[str, Array]) -> Plan:
+        context = PassContext(program.library, weights=weights, data=_batch(program, data), ranges=ranges)
+        graph = run_passes(program.graph, before, context)
+        assert isinstance(graph, Graph)
+        return scheme.plan(graph, context)
+
+    plan = training(program.graph, program.library, plan_with(weights), plan_with(typical(weights)), scheme)
+    rounding = backend.Rounding(plan.ranges, plan.bits, plan.weights, plan.books)
+    first = {name: np.array(ends, np.float32) for name, ends in plan.initial.items()}
+    return backend.trainable(plan.graph, program.library, {**weights, **first}, rounding, build)
 
 
 def _tvm(
@@ -324,10 +388,38 @@ def _torch(
     )
 
 
+def _fpga(
+    program: Program, target: str, context: PassContext, passes: Sequence[Pass], progress: Progress | None
+) -> Artifact:
+    """The design of a program in integers; passes after `lower` are for loop nests and do not run."""
+    from mercer.backends.fpga.design import build
+    from mercer.backends.fpga.folding import parse_target
+
+    parse_target(target)  # before the passes run
+    ends = [position for position, each in enumerate(passes) if isinstance(each, Lower)]
+    graph, nests = _run(program, context, passes[: ends[0]] if ends else passes, progress)
+    design = build(graph, program.library, target, context.weights)
+    members = {
+        **{f"fpga/{name}": content for name, content in design.files.items()},
+        "weights.safetensors": _safetensors({}),
+        "ir/graph.mir": print_graph(graph).encode(),
+        "ir/nests.mir": print_nests(nests).encode(),
+    }
+    return Artifact.create(
+        target=target,
+        signature=program.signature,
+        members=members,
+        version=VERSION,
+        entry=design.entry(),
+        ledger=context.ledger.to_json(),
+    )
+
+
 TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress | None], Artifact]] = {
     "cpu": _tvm,
     "cuda": _tvm,
     "torch": _torch,
+    "fpga": _fpga,
 }
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from .artifact import DTYPES, Artifact, bind_symbols
 from .errors import ArtifactError, MercerError, first_line
 from .profile import median_microseconds
+from .simulation import FpgaExecutor
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -360,6 +361,7 @@ EXECUTORS: dict[str, Callable[[Artifact], Executor]] = {
     "cpu": TvmExecutor,
     "cuda": TvmExecutor,
     "torch": TorchExecutor,
+    "fpga": FpgaExecutor,
 }
 
 

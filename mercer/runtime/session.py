@@ -18,6 +18,7 @@ from .artifact import DTYPES, Artifact, Dim, Signature, TensorSpec, bind_dim, ev
 from .errors import InputError, first_line, nearest
 from .executors import Executor, executor_of
 from .profile import OpTime, summarize
+from .simulation import FpgaExecutor
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -67,6 +68,11 @@ class Executable:
         if count < 1:
             raise InputError(f"an executable runs on at least 1 thread, not {count}")
         self._executor.set_threads(count)
+
+    @property
+    def simulation(self) -> FpgaExecutor | None:
+        """What simulates an FPGA design: random stalls, progress, cycles of the last call. None for other targets."""
+        return self._executor if isinstance(self._executor, FpgaExecutor) else None
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """Run the model. Raises InputError when an argument does not fit the signature."""

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from .artifact import DTYPES
-from .errors import MercerError
+from .artifact import DTYPES, Artifact
+from .errors import InputError, MercerError
 
 Array: TypeAlias = npt.NDArray[Any]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -169,6 +169,41 @@ class Simulator:
             )
             cycles = [int(line) for line in Path(folder, "cycles.txt").read_text().split()]
         return outputs, cycles
+
+
+class FpgaExecutor:
+    """Simulates the design of an artifact, its members `fpga/...`; `entry` says how tensors become streams.
+
+    `stalls` other than 0 seeds random pauses of inputs and outputs, `progress` is told of every sample that is done,
+    and `cycles` holds for each sample of the last run the cycle in which its last word left.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        entry = artifact.manifest.entry
+        files = {name.removeprefix("fpga/"): content for name, content in artifact.members.items()}
+        streams = [[StreamSpec.from_json(spec) for spec in entry[side]] for side in ("inputs", "outputs")]
+        self._simulator = Simulator(files, streams[0], streams[1], entry["patience"])
+        self._names = [spec.name for spec in artifact.manifest.signature.inputs]
+        self.stalls = 0
+        self.progress: Progress | None = None
+        self.cycles: list[int] = []
+
+    @property
+    def threads(self) -> int:
+        return 1
+
+    def set_threads(self, count: int) -> None:
+        if count != 1:
+            raise InputError(f"a simulation runs on 1 thread, not {count}")
+
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        tensors = dict(zip(self._names, inputs, strict=True))
+        outputs, self.cycles = self._simulator.run(tensors, self.stalls, self.progress)
+        return outputs
+
+    def profile(self, inputs: Sequence[Array]) -> list[tuple[str, float]]:
+        del inputs
+        raise MercerError("a simulated design has cycles, not microseconds", "`mercer explain` shows them per stage")
 
 
 def build_model(root: Path, sources: Sequence[str]) -> None:

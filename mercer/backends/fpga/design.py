@@ -9,7 +9,7 @@ from typing import Any
 
 from mercer.backends.fpga.bench import cpp_bench
 from mercer.backends.fpga.fifos import depths_of, schedule
-from mercer.backends.fpga.folding import device_of, fold, multipliers_of
+from mercer.backends.fpga.folding import fold, multipliers_of, parse_target
 from mercer.backends.fpga.generate import design_files
 from mercer.backends.fpga.lower import lower
 from mercer.backends.fpga.network import Network, connect
@@ -34,6 +34,16 @@ class Design:
     inputs: tuple[StreamSpec, ...]
     outputs: tuple[StreamSpec, ...]
 
+    def entry(self) -> dict[str, Any]:
+        """What an artifact has to know in order to simulate the design."""
+        return {
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+            "cycles_per_sample": self.report["cycles_per_sample"],
+            "latency": self.report["latency"],
+            "patience": patience(self.report),
+        }
+
     def simulator(self) -> Simulator:
         """A program of this design, built at its first run."""
         return Simulator(self.files, self.inputs, self.outputs, patience(self.report))
@@ -48,13 +58,12 @@ def build(
     library: Library,
     target: str = "fpga",
     weights: Mapping[str, Array] | None = None,
-    cycles: int | None = None,
 ) -> Design:
-    """Hardware for an integer graph, on `fpga:DEVICE`, with at most `cycles` per sample.
+    """Hardware for an integer graph on `fpga:DEVICE` or `fpga:DEVICE:CYCLES`, with at most so many cycles per sample.
 
     Raises UnsupportedError for a node that has no hardware, FoldingError when the design cannot be so fast or small.
     """
-    device = device_of(target)
+    device, cycles = parse_target(target)
     dataflow = fold(lower(graph, library, weights), device, cycles)
     network = connect(dataflow.inputs, dataflow.stages, dataflow.outputs)
     depths = depths_of(network)

@@ -42,15 +42,20 @@ DEVICES = {
 """ECP5 LFE5U-25F and -85F; Zynq UltraScale+ ZU3; a device without a name for simulation."""
 
 
-def device_of(target: str) -> Device:
-    """The device of `fpga:NAME` (`fpga` alone is the generic one). Raises MercerError."""
-    _, _, name = target.partition(":")
+def parse_target(target: str) -> tuple[Device, int | None]:
+    """The device and the cycles per sample of `fpga`, `fpga:DEVICE` or `fpga:DEVICE:CYCLES`. Raises MercerError.
+
+    `fpga` alone is the generic device; without cycles a sample takes as few as the device allows.
+    """
+    name, _, cycles = target.partition(":")[2].partition(":")
     name = name or "generic"
     if name not in DEVICES:
         near = nearest(name, DEVICES)
         hint = f"did you mean fpga:{near}?" if near else f"one of {', '.join(f'fpga:{d}' for d in DEVICES)}"
         raise MercerError(f"there is no FPGA device `{name}`", hint)
-    return DEVICES[name]
+    if cycles and not (cycles.isascii() and cycles.isdigit() and int(cycles)):
+        raise MercerError(f"`{cycles}` is no number of cycles per sample", f"such as fpga:{name}:100")
+    return DEVICES[name], int(cycles) if cycles else None
 
 
 def multipliers_of(stage: Stage) -> int:

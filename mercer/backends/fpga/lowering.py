@@ -228,7 +228,10 @@ class Lowering:
             return tensor
         reached = self.accumulator(node, product.sums.plus(Interval.of(tensor.offset)))
         self.stages[product.name] = replace(
-            product, bias=product.bias.astype(np.int64) + tensor.offset, sums=reached, origins=(*product.origins, node.name)
+            product,
+            bias=product.bias.astype(np.int64) + tensor.offset,
+            sums=reached,
+            origins=(*product.origins, node.name),
         )
         return replace(tensor, offset=np.zeros((), np.int64))
 
