@@ -30,6 +30,7 @@ from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
 from mercer.passes.pairwise import Pairwise
+from mercer.passes.quantize.equalize import Equalize
 from mercer.passes.quantize.quantize import Quantize
 from mercer.passes.simplify import Simplify
 
@@ -74,8 +75,8 @@ FACTORIZE: tuple[type[Pass], ...] = (
 )
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
-QUANTIZE: tuple[type[Pass], ...] = (Quantize,)
-"""From real numbers to integers."""
+QUANTIZE: tuple[type[Pass], ...] = (Equalize, Quantize)
+"""From real numbers to integers, and what makes that lose less."""
 
 PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE, *QUANTIZE)}
 """Every pass by the name that a pipeline uses."""
