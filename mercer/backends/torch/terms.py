@@ -174,6 +174,8 @@ class Algebra:
                 return arguments[1 - known.index(0)]
             case "add" if _is_negative(arguments[1]):
                 return self.apply("sub", [arguments[0], self.number(-arguments[1].known, arguments[1].dtype)], dtype)
+            case "pow" if dtype.is_integer and arguments[1].known == 2 and not arguments[0].is_number:
+                return self.apply("mul", [arguments[0], arguments[0]], dtype)
             case "pow" if _is_whole(arguments[1].known) and not arguments[0].is_number:
                 return self.apply("pow", [arguments[0], self.number(int(arguments[1].known), DType.I64)], dtype)
             case _:
