@@ -32,6 +32,7 @@ from mercer.passes.manager import Lower, Pass, parse_pipeline
 from mercer.passes.pairwise import Pairwise
 from mercer.passes.quantize.equalize import Equalize
 from mercer.passes.quantize.quantize import Quantize
+from mercer.passes.quantize.rotate import Rotate
 from mercer.passes.simplify import Simplify
 
 INFERENCE: tuple[Pass, ...] = (
@@ -75,7 +76,7 @@ FACTORIZE: tuple[type[Pass], ...] = (
 )
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
-QUANTIZE: tuple[type[Pass], ...] = (Equalize, Quantize)
+QUANTIZE: tuple[type[Pass], ...] = (Equalize, Rotate, Quantize)
 """From real numbers to integers, and what makes that lose less."""
 
 PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE, *QUANTIZE)}

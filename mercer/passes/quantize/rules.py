@@ -13,6 +13,7 @@ from mercer.passes.factorize.contractions import per_axis
 from mercer.passes.quantize.kernel_rules import KERNELS
 from mercer.passes.quantize.normalization_rules import NORMALIZATION
 from mercer.passes.quantize.ranges import Matrix
+from mercer.passes.quantize.rotate import is_rotation, rotated
 from mercer.passes.quantize.rounding import weight_of
 from mercer.passes.quantize.sampling_rules import SAMPLING
 from mercer.passes.quantize.translation import Coded, Form, NoIntegerForm, Rule, Sums, Translation
@@ -34,6 +35,8 @@ def _weighted(axis: int | None, trailing: int) -> Rule:
         weight = t.known(node.operands[1])
         if weight is None:
             return _of_two(t, node)
+        if node.operator == "linear" and is_rotation(weight):
+            return rotated(t, node, weight)
         channels = axis if t.options.per_channel else None
         codes, scales = weight_of(t, node, weight, channels)
         x = t.narrow(node.operands[0])
