@@ -57,6 +57,7 @@ class PassContext:
     """What passes share: the operators, the ledger, the weights, and who is told about progress.
 
     `data` are inputs of the model by name, a batch of what it will see: approximations are measured and fitted on them.
+    `ranges` of values were found in training, by the names of their buffers; `quantize` takes them in place of data.
     `dump` gets (step number, pass name, program text) after every pass, `progress` (passes done, all passes, next
     pass). With `verify_each`, the IR verifier and the exactness verifier run after every pass.
     """
@@ -65,6 +66,7 @@ class PassContext:
     ledger: Ledger = field(default_factory=Ledger)
     weights: Mapping[str, Array] | None = None
     data: Mapping[str, Array] | None = None
+    ranges: Mapping[str, tuple[float, float]] | None = None
     verify_each: bool = False
     dump: Callable[[int, str, str], None] | None = None
     progress: Callable[[int, int, str], None] | None = None

@@ -11,8 +11,9 @@ from pathlib import PurePath
 import numpy as np
 from torch import nn
 
-from mercer.backends.torch import integers
+from mercer.backends.torch import fake, integers
 from mercer.backends.torch.code import Block, Names, wrapped
+from mercer.backends.torch.fake import Rounding
 from mercer.backends.torch.functions import TORCH_TYPES, literal
 from mercer.backends.torch.index import dim_lines, helper
 from mercer.backends.torch.native import Site, native
@@ -30,14 +31,14 @@ LISTED = 64
 RESERVED = frozenset(dir(nn.Module()))
 
 
-def source(graph: Graph, library: Library) -> str:
+def source(graph: Graph, library: Library, rounding: Rounding | None = None) -> str:
     """A complete Python module that needs only PyTorch: one class, named as the model, and the functions it calls.
 
     `state_dict` keys are the names of the parameters, whose values are not in the text. The same graph gives the same
     text. Raises MercerError when a constant has no data, when a parameter has a name that PyTorch cannot hold, or from
-    `library` when an operator does not fit.
+    `library` when an operator does not fit. With `rounding` the module computes with values as integers will have them.
     """
-    return _Generator(graph, library).source()
+    return _Generator(graph, library, rounding or Rounding()).source()
 
 
 def class_name(graph: Graph) -> str:
@@ -63,8 +64,9 @@ class _Container:
 
 
 class _Generator:
-    def __init__(self, graph: Graph, library: Library) -> None:
+    def __init__(self, graph: Graph, library: Library, rounding: Rounding) -> None:
         self.graph = graph
+        self.rounding = rounding
         self.library = library
         self.types = graph.types()
         self.dims = sorted({d for type in self.types.values() for extent in type.shape for d in extent.dims()})
@@ -91,6 +93,7 @@ class _Generator:
             returned = f"tuple[{', '.join(['torch.Tensor'] * len(graph.outputs))}]"
         functions = [integers.SOURCE] if any(f"{integers.NAME}(" in text for text in self.functions) else []
         functions += self.functions
+        functions += [fake.source(self.rounding)] if self.rounding.ranges else []
         lines = [
             f'"""{graph.name}, a PyTorch module written by Mercer. Load its parameters with `load_state_dict`."""',
             "",
@@ -171,25 +174,47 @@ class _Generator:
     # --- forward ------------------------------------------------------------------------------------------------------
 
     def _forward(self) -> list[str]:
-        names = Names([*self.dims, class_name(self.graph)])
+        names = Names([*self.dims, class_name(self.graph), *(fake.FUNCTIONS if self.rounding.ranges else ())])
         for value in self.graph.inputs:
             self.expressions[value.name] = names.new(value.name)
         arguments = {self.expressions[v.name]: v.type for v in self.graph.inputs}
-        lines: list[str] = []
+        lines = [line for value in self.graph.inputs for line in self._rounded(value.name)]
         last = ""
         for node in self.graph.nodes:
+            weights = self._rounded_weights(node, names)
+            whole, self.expressions = self.expressions, self.expressions | {w: name for w, (name, _) in weights.items()}
             right = self._node(node)
+            self.expressions = self.expressions | whole
             results = [names.new(result.name) for result in node.results]
             self.expressions |= {r.name: name for r, name in zip(node.results, results, strict=True)}
             if (place := _place(node)) != last:
                 lines += [f"# {place}"] if place else []
                 last = place
+            lines += [f"{name} = {text}" for name, text in weights.values()]
             lines.append(f"{', '.join(results)} = {right}")
+            lines += [line for result in node.results for line in self._rounded(result.name)]
         lines.append(f"return {', '.join(self._operand(name) for name in self.graph.outputs)}")
         header, missing = dim_lines(self.dims, lines, arguments)
         if missing:
             raise MercerError(f"the dim {missing[0]} does not follow from the shapes of the inputs")
         return [*header, *lines]
+
+    def _rounded(self, name: str) -> list[str]:
+        """The value as its codes have it."""
+        if name not in self.rounding.ranges:
+            return []
+        value, kept = self.expressions[name], self.expressions[self.rounding.ranges[name]]
+        observed = f"observe({value}, {kept}, self.training)"
+        bits = self.rounding.bits[name]
+        return [observed, *([f"{value} = fake_quantize({value}, {kept}, {bits})"] if bits else [])]
+
+    def _rounded_weights(self, node: Node, names: Names) -> dict[str, tuple[str, str]]:
+        """By name of the weight: the variable that holds it as its codes have it, and how it is computed."""
+        return {
+            weight: (names.new(f"{node.name}_weight"), f"fake_weight({self._operand(weight)}, {axis})")
+            for place, weight in enumerate(node.operands)
+            if (axis := self.rounding.weights.get((node.name, place), ...)) is not ...
+        }
 
     def _operand(self, name: str) -> str:
         """A tensor by name; a scalar constant becomes one where it must."""

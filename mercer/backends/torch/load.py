@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import linecache
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import cast
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mercer.backends.torch.fake import Quantized, Rounding
 from mercer.backends.torch.functions import TORCH_TYPES
 from mercer.backends.torch.generate import class_name, source
 from mercer.ir.graph import Graph, Parameter
@@ -27,6 +28,25 @@ def module(graph: Graph, library: Library, initial: Mapping[str, Array]) -> nn.M
     `initial` has one array of the declared shape for each parameter and buffer; float arrays are converted to the
     declared element type. Raises InputError for a missing, unknown or mis-shaped array.
     """
+    generated = _imported(graph.name, source(graph, library))
+    return _filled(cast("type[nn.Module]", getattr(generated, class_name(graph))), graph, initial)
+
+
+def trainable(
+    graph: Graph,
+    library: Library,
+    initial: Mapping[str, Array],
+    rounding: Rounding,
+    build: Callable[[Mapping[str, torch.Tensor]], nn.Module],
+) -> nn.Module:
+    """The model with fake quantization while it trains; else what `build` makes of its state, in integers."""
+    generated = _imported(graph.name, source(graph, library, rounding))
+    name = class_name(graph)
+    bases = (Quantized, getattr(generated, name))
+    return _filled(type(name, bases, {"build": staticmethod(build), "__doc__": bases[1].__doc__}), graph, initial)
+
+
+def _filled(kind: type[nn.Module], graph: Graph, initial: Mapping[str, Array]) -> nn.Module:
     declared = {parameter.name: parameter for parameter in graph.parameters}
     for name in initial:
         if name not in declared:
@@ -34,8 +54,7 @@ def module(graph: Graph, library: Library, initial: Mapping[str, Array]) -> nn.M
             raise InputError(f"the model has no parameter `{name}`", f"did you mean `{near}`?" if near else None)
     if missing := [name for name in declared if name not in initial]:
         raise InputError(f"no value is given for the parameter `{missing[0]}`")
-    generated = _imported(graph.name, source(graph, library))
-    net = cast("type[nn.Module]", getattr(generated, class_name(graph)))()
+    net = kind()
     net.load_state_dict({name: _tensor(parameter, initial[name]) for name, parameter in declared.items()})
     return net
 

@@ -21,12 +21,14 @@ def _kernel_machine(t: Translation, node: Node) -> Form:
     kernel, centers = node.attribute("kernel"), _constant(t, node.operands[1])
     weight = _constant(t, node.operands[2])
     assert isinstance(kernel, KernelValue)
-    measure = _measure(kernel)
+    measure = measure_of(kernel)
     x, codes = _covering(t, node.operands[0], centers)
     places = codes.encode(centers)
     distances = _distances(t, measure, x, codes, places)
-    points = _sampled(t, measure, t.samples[node.operands[0]], codes.decode(places))
-    scaled, index = _index(t, distances, points)
+    points = None
+    if t.ranges is None:
+        points = compute(t.library, measure, [t.samples[node.operands[0]], codes.decode(places)])
+    scaled, index = _index(t, distances, measured(node), points)
     values = _kernel(t, kernel, measure, index.decode(np.arange(index.low, index.high + 1)))
     return _expansion(t, scaled, index, values, weight, points)
 
@@ -43,9 +45,11 @@ def _rbf_field(t: Translation, node: Node) -> Form:
     wide = [t.emit("widen", t.constant(places, "centers"), zero=codes.zero)]
     wide.append(t.emit("widen", t.constant(sharpness, "precision")))
     sums = Sums(t.emit("weighted_squared_distances", x, *wide), codes.scale**2 * scales, 0, reach)
-    difference = t.samples[node.operands[0]][:, None] - codes.decode(places)
-    points = np.square(difference * precision).sum(axis=-1)
-    scaled, index = _index(t, sums, points)
+    points = None
+    if t.ranges is None:
+        difference = t.samples[node.operands[0]][:, None] - codes.decode(places)
+        points = np.square(difference * precision).sum(axis=-1)
+    scaled, index = _index(t, sums, measured(node), points)
     values = np.exp(-index.decode(np.arange(index.low, index.high + 1)) / 2)
     return _expansion(t, scaled, index, values, weight, points)
 
@@ -109,7 +113,12 @@ def _constant(t: Translation, name: str) -> Matrix:
     return array
 
 
-def _measure(kernel: KernelValue) -> str:
+def measured(node: Node) -> str:
+    """What the range of the distances in a kernel machine or field is called."""
+    return f"{node.name}.distances"
+
+
+def measure_of(kernel: KernelValue) -> str:
     """The operator whose result the kernel is a function of."""
     if kernel.name == "laplace":
         return "l1_distances"
@@ -147,14 +156,10 @@ def _distances(t: Translation, measure: str, x: str, codes: Encoding, places: Co
     return Sums(t.emit(measure, x, wide), np.asarray(unit), -reach if measure == "linear" else 0, reach)
 
 
-def _sampled(t: Translation, measure: str, samples: Matrix, centers: Matrix) -> Matrix:
-    return compute(t.library, measure, [samples, centers])
-
-
-def _index(t: Translation, sums: Sums, points: Matrix) -> tuple[str, Encoding]:
+def _index(t: Translation, sums: Sums, name: str, points: Matrix | None) -> tuple[str, Encoding]:
     """Codes to look a function of the sums up by, as fine as tables are."""
     count = 1 << t.options.table_bits
-    low, high = float(points.min(initial=0.0)), float(points.max(initial=0.0))
+    low, high = t.extent(name, points)
     scale = max(high - low, 1e-12) / (count - 1)
     first = int(np.floor(low / scale))
     index = Encoding(scale, 0, first, first + count - 1)
@@ -180,19 +185,25 @@ def _encoding_of(t: Translation, values: Matrix) -> Encoding:
     return encoding(float(values.min()), float(values.max()), t.options.activations)
 
 
-def _expansion(t: Translation, index: str, codes: Encoding, values: Matrix, weight: Matrix, points: Matrix) -> Sums:
+def _expansion(
+    t: Translation, index: str, codes: Encoding, values: Matrix, weight: Matrix, points: Matrix | None
+) -> Sums:
     """The linear map weight[o, m] of a table; `points` are what it is looked up by, on the data."""
     features = _tabulated(t, index, codes, values)
-    stored = _encoding_of(t, values)
-    places = np.clip(np.rint(points / codes.scale), codes.low, codes.high).astype(np.int64) - codes.low
-    seen = stored.decode(stored.encode(values))[places]
-    found, scales = rounded(t.options, weight[None], seen[None], shared=not t.options.per_channel)
-    rows = found[0]
+    seen = None
+    if points is None:
+        rows, scales = weight_codes(weight, t.options.weights, 0 if t.options.per_channel else None, t.options.codes)
+    else:
+        stored = _encoding_of(t, values)
+        places = np.clip(np.rint(points / codes.scale), codes.low, codes.high).astype(np.int64) - codes.low
+        seen = stored.decode(stored.encode(values))[places]
+        found, scales = rounded(t.options, weight[None], seen[None], shared=not t.options.per_channel)
+        rows = found[0]
     reach = int(np.abs(rows.astype(np.int64)).sum(axis=1).max(initial=0)) * max(-features.low, features.high)
     bound = t.bounded(reach, weight.shape[1])
     result = t.emit("linear", features.name, t.emit("widen", t.constant(rows, "codes")))
     unit = scales if scales.size > 1 else scales.reshape(())
     offset = np.zeros(())
-    if t.options.bias_correction:
+    if t.options.bias_correction and seen is not None:
         offset = seen.mean(axis=0) @ (weight - rows * scales[:, None]).T
     return Sums(result, features.scale * unit, -bound, bound, offset)

@@ -54,7 +54,7 @@ def _wide(t: Translation, name: str, length: int) -> tuple[str, float]:
     if not isinstance(form, Sums) or bits <= t.options.activations:
         narrow = t.narrow(name)
         return narrow.name, float(narrow.scale)
-    largest = float(np.abs(t.samples[name]).max(initial=0.0)) or 1.0
+    largest = max(map(abs, t.extent(name))) or 1.0
     limit = (1 << bits - 1) - 1
     return t.requantized(form, largest / limit, "rescale", low=-limit, high=limit), largest / limit
 

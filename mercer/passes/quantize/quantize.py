@@ -39,6 +39,14 @@ _SCHEME = re.compile(r"w(?P<weights>\d+)a(?P<activations>\d+)")
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Ranges by the name of their value, and the nodes that stay in real numbers."""
+
+    points: Mapping[str, Point]
+    kept: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Quantize(Pass):
     """Real numbers become integer codes between inputs and outputs.
 
@@ -46,11 +54,13 @@ class Quantize(Pass):
     Activations get codes of `activations` bits (2 to 8) with a zero point; their range comes from the data by
     `calibration`: `minmax`, `percentile`, `mse` or `entropy`. With `rounding` = `gptq` the errors of the codes of a
     row make up for each other on the data, with `nearest` each code is the closest. `codes` are `uniform`, `ternary`,
-    `power_of_two` or `power`, see `code_books`. Where the ranges come from training with fake quantization, codes of
-    weights are the nearest and no error is taken back, since the weights have been trained to have it. Linear maps are computed in i32 and are proved not to overflow;
+    `power_of_two` or `power`, see `code_books`. Linear maps are computed in i32 and are proved not to overflow;
     functions are tables of 2**`table_bits` codes; what has no integer form stays in real numbers, and the ledger says
-    why. With `bias_correction` the mean error of each quantized weight is taken back (Nagel et al. 2019). Needs a Graph
-    after `bind`, `batch_norm` and `fold`, and data. Class: approx, measured.
+    why. With `bias_correction` the mean error of each quantized weight is taken back (Nagel et al. 2019).
+
+    Needs a Graph after `bind`, `batch_norm` and `fold`, and data, or ranges from training with fake quantization: then
+    codes of weights are the nearest and no error is taken back, since the weights were trained with theirs. Class:
+    approx, measured where there are data.
     """
 
     name: ClassVar[str] = "quantize"
@@ -89,26 +99,21 @@ class Quantize(Pass):
 
     def on_graph(self, graph: Graph, context: PassContext) -> Graph:
         calibration = _data(graph, context)
-        t, kept = self._translation(graph, context, calibration)
+        t, kept = _translation(graph, context, calibration, self.options(trained=context.ranges is not None))
         outputs = tuple(map(t.real, graph.outputs))
         constants = (*graph.constants, *t.constants)
         result = _live(replace(graph, constants=constants, nodes=tuple(t.nodes), outputs=outputs))
         self._report(graph, result, t, kept, calibration, context)
         return result
 
-    def plan(self, graph: Graph, context: PassContext) -> tuple[dict[str, Point], set[str]]:
-        """The ranges that the translation takes from the data, and the nodes that stay in real numbers."""
-        t, kept = self._translation(graph, context, _data(graph, context))
-        for name in graph.outputs:
-            t.real(name)
-        return t.points, set(kept)
+    def plan(self, graph: Graph, context: PassContext) -> Plan:
+        """What the translation rounds, without a choice of codes that would look at the data."""
+        t, kept = _translation(graph, context, _data(graph, context), self.options(trained=True))
+        return Plan(t.points, frozenset(kept))
 
-    def _translation(
-        self, graph: Graph, context: PassContext, calibration: Calibration | None
-    ) -> tuple[Translation, dict[str, str]]:
-        """The program, node by node, and why some stay as they are."""
-        trained = context.ranges is not None
-        options = Options(
+    def options(self, trained: bool) -> Options:
+        """What a translation is asked for; weights that were trained with their codes keep the nearest ones."""
+        return Options(
             self.weights,
             self.activations,
             self.calibration,
@@ -119,16 +124,6 @@ class Quantize(Pass):
             "nearest" if trained else self.rounding,
             self.codes,
         )
-        samples = _samples(graph, calibration) if calibration is not None else {}
-        t = Translation(graph, context.library, options, samples, context.ranges)
-        for value in graph.inputs:
-            if value.type.dtype.is_float:
-                t.forms[value.name] = Real(value.name)
-        kept: dict[str, str] = {}
-        for node in graph.nodes:
-            t.begin(node)
-            _translate(t, node, kept)
-        return t, kept
 
     def _report(
         self,
@@ -184,6 +179,22 @@ def _decoded(form: Form, array: Array) -> Matrix:
         return form.encoding.decode(array)  # pyright: ignore[reportArgumentType]
     assert isinstance(form, Sums)
     return array.astype(np.float64) * form.scale + form.offset
+
+
+def _translation(
+    graph: Graph, context: PassContext, calibration: Calibration | None, options: Options
+) -> tuple[Translation, dict[str, str]]:
+    """The program, node by node, and why some stay as they are."""
+    samples = _samples(graph, calibration) if calibration is not None else {}
+    t = Translation(graph, context.library, options, samples, context.ranges)
+    for value in graph.inputs:
+        if value.type.dtype.is_float:
+            t.forms[value.name] = Real(value.name)
+    kept: dict[str, str] = {}
+    for node in graph.nodes:
+        t.begin(node)
+        _translate(t, node, kept)
+    return t, kept
 
 
 def _samples(graph: Graph, calibration: Calibration) -> dict[str, Matrix]:

@@ -40,6 +40,24 @@ class Encoding:
         return self.low - self.zero, self.high - self.zero
 
 
+@dataclass(frozen=True)
+class Point:
+    """The range of a value, and how many bits the codes have that it is rounded to, 0 when only the range counts."""
+
+    low: float
+    high: float
+    bits: int
+
+
+PREFIX = "ranges."
+"""Of the buffers that hold ranges, among the names of parameters."""
+
+
+def buffer_of(name: str) -> str:
+    """The buffer that holds the range of a value; a dot would make it a module."""
+    return PREFIX + name.replace(".", "__")
+
+
 def encoding(low: float, high: float, bits: int, symmetric: bool = False) -> Encoding:
     """The codes of `bits` bits whose range holds low, high and zero, which has a code of its own.
 

@@ -24,7 +24,7 @@ def _deform_conv2d(t: Translation, node: Node) -> Form:
     if weight is None:
         raise NoIntegerForm("its weight is not a constant")
     x = t.coded(node.operands[0])
-    bound = max(1, math.ceil(float(np.abs(t.samples[node.operands[1]]).max(initial=0.0)))) << _FRACTION
+    bound = max(1, math.ceil(max(map(abs, t.extent(node.operands[1]))))) << _FRACTION
     codes, scales = weight_of(t, node, weight, 0 if t.options.per_channel else None)
     rows = np.abs(codes.astype(np.int64)).reshape(len(codes), -1)
     low, high = x.encoding.reach
@@ -33,7 +33,7 @@ def _deform_conv2d(t: Translation, node: Node) -> Form:
     attributes = {**dict(node.attributes), "fraction": _FRACTION, "zero": x.encoding.zero}
     guard = 0
     if node.operator == "deform_conv2d":
-        most = max(1, math.ceil(float(np.abs(t.samples[node.operands[2]]).max(initial=0.0))))
+        most = max(1, math.ceil(max(map(abs, t.extent(node.operands[2])))))
         operands.append(t.units(node.operands[2], 2.0**-_MASK, -most << _MASK, most << _MASK))
         reach *= most
         guard = min(_GUARD, max(0, (INT32 // max(reach, 1)).bit_length() - 1))

@@ -17,7 +17,7 @@ from mercer.ir.library import Library
 from mercer.ir.lower import lower
 from mercer.ir.types import Array, DType, TensorType
 from mercer.passes.factorize.approximation import compute
-from mercer.passes.quantize.ranges import Encoding, Matrix, calibrated
+from mercer.passes.quantize.ranges import Encoding, Matrix, Point, buffer_of, calibrated, encoding
 from mercer.passes.rewrite import Builder
 from mercer.runtime.errors import MercerError
 
@@ -96,6 +96,8 @@ class Options:
 class Translation:
     """One walk over a program in real numbers; `samples` are its values on the data, in f64.
 
+    Where `ranges` are given, which were found in training, they take the place of samples. `points` are all ranges that
+    were asked for, by the name of their value; those given go by `buffer_of` it.
     `forms` says what stands for each value so far. `begin` starts the translation of a node: what is built then gets
     its names and place.
     """
@@ -104,6 +106,8 @@ class Translation:
     library: Library
     options: Options
     samples: Mapping[str, Matrix]
+    ranges: Mapping[str, tuple[float, float]] | None = None
+    points: dict[str, Point] = field(default_factory=dict[str, Point])
     forms: dict[str, Form] = field(default_factory=dict[str, Form])
     nodes: list[Node] = field(default_factory=list[Node])
     constants: list[Constant] = field(default_factory=list[Constant])
@@ -152,13 +156,37 @@ class Translation:
     # --- forms --------------------------------------------------------------------------------------------------------
 
     def encoding(self, name: str) -> Encoding:
-        """The codes of a value of the real program, by calibration."""
+        """The codes of a value of the real program, by calibration or as its range is given."""
         if name not in self._encodings:
-            options = self.options
-            self._encodings[name] = calibrated(
-                self.samples[name], options.activations, options.calibration, options.percentile
-            )
+            options, bits = self.options, self.options.activations
+            if self.ranges is None:
+                found = calibrated(self.samples[name], bits, options.calibration, options.percentile)
+            else:
+                found = encoding(*self._given(name), bits)
+            low, high = found.reach
+            self.points[name] = Point(found.scale * low, found.scale * high, bits)
+            self._encodings[name] = found
         return self._encodings[name]
+
+    def extent(self, name: str, values: Matrix | None = None) -> tuple[float, float]:
+        """The least and the largest of a value on the data and zero; of `values` where the real program has none."""
+        if self.ranges is None:
+            values = self.samples[name] if values is None else values
+            low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        else:
+            low, high = self._given(name)
+            low, high = min(low, 0.0), max(high, 0.0)
+        self.points.setdefault(name, Point(low, high, 0))
+        return low, high
+
+    def _given(self, name: str) -> tuple[float, float]:
+        assert self.ranges is not None
+        if (buffer := buffer_of(name)) not in self.ranges:
+            raise QuantizeError(
+                f"the weights have no `{buffer}`, the range of a value",
+                "train with the module that program.torch makes with the same `quantize`",
+            )
+        return self.ranges[buffer]
 
     def coded(self, name: str) -> Coded:
         """The value as codes."""
@@ -295,8 +323,7 @@ class Translation:
         """The codes that functions of a value are looked up by: its own, or finer ones where it has sums."""
         if not isinstance(self.forms[name], Sums):
             return self.coded(name).encoding
-        samples, bits = self.samples[name], self.options.table_bits
-        low, high = float(samples.min(initial=0.0)), float(samples.max(initial=0.0))
+        (low, high), bits = self.extent(name), self.options.table_bits
         scale = max(high - low, 1e-12) / ((1 << bits) - 1)
         first = int(np.floor(low / scale))
         return Encoding(scale, 0, first, first + (1 << bits) - 1)
@@ -307,6 +334,8 @@ class Translation:
             return self.coded(name).name
         if name not in self._indices:
             codes = self.index_encoding(name)
+            if not self.points[name].bits:
+                self.points[name] = replace(self.points[name], bits=self.options.table_bits)
             self._indices[name] = self.requantized(form, codes.scale, "rescale", low=codes.low, high=codes.high)
         return self._indices[name]
 
