@@ -85,7 +85,7 @@ module mercer_deform #(
 
   function automatic logic signed [MOVE_BITS-1:0] bounded(input logic signed [MOVE_BITS-1:0] move);
     if (move > MOVE_BITS'(LIMIT)) bounded = MOVE_BITS'(LIMIT);
-    else if (move < -MOVE_BITS'(LIMIT)) bounded = -MOVE_BITS'(LIMIT);
+    else if (move < MOVE_BITS'(-LIMIT)) bounded = MOVE_BITS'(-LIMIT);
     else bounded = move;
   endfunction
 
@@ -110,7 +110,7 @@ module mercer_deform #(
   logic [SLOT_BITS-1:0] slot;
   logic [ROW_BITS-1:0] down;
   logic [COLUMN_BITS-1:0] across;
-  wire signed [ROW_BITS-1:0] next_top = last ? -ROW_BITS'(TOP) : top + ROW_BITS'(STRIDE_HEIGHT);
+  wire signed [ROW_BITS-1:0] next_top = last ? ROW_BITS'(-TOP) : top + ROW_BITS'(STRIDE_HEIGHT);
   wire signed [ROW_BITS-1:0] next_needed = last ? ROW_BITS'(HEIGHT) : needed(next_top);
 
   // What the window needs of the buffer, and what the buffer holds.
@@ -132,8 +132,8 @@ module mercer_deform #(
   always_ff @(posedge clk)
     if (rst) begin
       {out_row, out_column, tap_row, tap_column, beat, group_beat, down, across} <= '0;
-      top <= -ROW_BITS'(TOP);
-      left <= -COLUMN_BITS'(LEFT);
+      top <= ROW_BITS'(-TOP);
+      left <= COLUMN_BITS'(-LEFT);
       slot <= SLOT_BITS'((ROWS - TOP % ROWS) % ROWS);
     end else if (fire) begin
       beat <= last_beat ? '0 : beat + 1'b1;
@@ -148,7 +148,7 @@ module mercer_deform #(
       end
       if (last_tap) begin
         out_column <= last_column ? '0 : out_column + 1'b1;
-        left <= last_column ? -COLUMN_BITS'(LEFT) : left + COLUMN_BITS'(STRIDE_WIDTH);
+        left <= last_column ? COLUMN_BITS'(-LEFT) : left + COLUMN_BITS'(STRIDE_WIDTH);
       end
       if (last_column) begin
         out_row <= last ? '0 : out_row + 1'b1;

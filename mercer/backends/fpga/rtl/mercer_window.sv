@@ -89,7 +89,7 @@ module mercer_window #(
   logic signed [COLUMN_BITS-1:0] left, column;
   logic [ADDRESS_BITS-1:0] top_address, row_address;
   logic signed [OFFSET_BITS-1:0] left_offset, offset;
-  wire signed [ROW_BITS-1:0] next_top = last ? -ROW_BITS'(PAD_TOP) : top + ROW_BITS'(STRIDE_HEIGHT);
+  wire signed [ROW_BITS-1:0] next_top = last ? ROW_BITS'(-PAD_TOP) : top + ROW_BITS'(STRIDE_HEIGHT);
   wire [ADDRESS_BITS-1:0] next_top_address = around(top_address, last ? NEXT_SAMPLE : NEXT_PIXEL);
 
   // What the window needs of the buffer, and what the buffer holds.
@@ -131,14 +131,14 @@ module mercer_window #(
   always_ff @(posedge clk)
     if (rst) begin
       {out_row, out_column, tap_row, tap_column, beat} <= '0;
-      top <= -ROW_BITS'(PAD_TOP);
-      row <= -ROW_BITS'(PAD_TOP);
-      left <= -COLUMN_BITS'(PAD_LEFT);
-      column <= -COLUMN_BITS'(PAD_LEFT);
+      top <= ROW_BITS'(-PAD_TOP);
+      row <= ROW_BITS'(-PAD_TOP);
+      left <= COLUMN_BITS'(-PAD_LEFT);
+      column <= COLUMN_BITS'(-PAD_LEFT);
       top_address <= TOP;
       row_address <= TOP;
-      left_offset <= -OFFSET_BITS'(PAD_LEFT*BEATS);
-      offset <= -OFFSET_BITS'(PAD_LEFT*BEATS);
+      left_offset <= OFFSET_BITS'(-PAD_LEFT*BEATS);
+      offset <= OFFSET_BITS'(-PAD_LEFT*BEATS);
     end else if (fire) begin
       beat <= last_beat ? '0 : beat + 1'b1;
       if (last_beat) tap_column <= last_tap_column ? '0 : tap_column + 1'b1;
@@ -164,10 +164,10 @@ module mercer_window #(
         row <= top;
         row_address <= top_address;
       end else begin
-        left <= -COLUMN_BITS'(PAD_LEFT);
-        column <= -COLUMN_BITS'(PAD_LEFT);
-        left_offset <= -OFFSET_BITS'(PAD_LEFT*BEATS);
-        offset <= -OFFSET_BITS'(PAD_LEFT*BEATS);
+        left <= COLUMN_BITS'(-PAD_LEFT);
+        column <= COLUMN_BITS'(-PAD_LEFT);
+        left_offset <= OFFSET_BITS'(-PAD_LEFT*BEATS);
+        offset <= OFFSET_BITS'(-PAD_LEFT*BEATS);
         top <= next_top;
         row <= next_top;
         top_address <= next_top_address;
