@@ -156,12 +156,13 @@ def _waits(
     for index, edge in enumerate(network.edges):
         writer, reader = timings[edge.source], timings[_sink(edge)]
         takes = reader.takes[edge.port if edge.sink is not None else 0]
-        issue = (edge.source, writer.issues.process)
+        issues = writer.issued(edge.copy)
+        issue = (edge.source, issues.process)
         take = (_sink(edge), takes.process)
-        issued = all_samples(writer.issues.firings, writer.firings[issue[1]])
+        issued = all_samples(issues.firings, writer.firings[issue[1]])
         taken = all_samples(takes.firings, reader.firings[take[1]])
         if issued.size != taken.size:
-            raise ScheduleError(f"{edge.name}: {issued.size} words are written and {taken.size} read")
+            raise ScheduleError(f"{edge.source}: {issued.size} words are written and {taken.size} read")
         needed = np.full(reader.firings[take[1]] * samples, -1, np.int64)
         needed[taken] = issued
         waits[take].append((issue, needed, writer.latency + QUEUE_LATENCY))
@@ -169,7 +170,8 @@ def _waits(
             room = np.full(writer.firings[issue[1]] * samples, -1, np.int64)
             depth = depths[index]
             room[issued[depth:]] = taken[:-depth] if depth < taken.size else taken[:0]
-            waits[issue].append((take, room, 1 - writer.latency))
+            leave = (_sink(edge), takes.process if takes.until is None else takes.until)
+            waits[issue].append((leave, room, 1 - writer.latency))
     return waits
 
 
@@ -181,7 +183,9 @@ def _result(
     for edge in network.edges:
         writer, reader = timings[edge.source], timings[_sink(edge)]
         takes = reader.takes[edge.port if edge.sink is not None else 0]
-        rows = latest[edge.source][writer.issues.process].reshape(samples, -1)
-        written.append(rows[:, writer.issues.firings].reshape(-1) + writer.latency)
-        taken.append(latest[_sink(edge)][takes.process].reshape(samples, -1)[:, takes.firings].reshape(-1))
+        issues = writer.issued(edge.copy)
+        rows = latest[edge.source][issues.process].reshape(samples, -1)
+        written.append(rows[:, issues.firings].reshape(-1) + writer.latency)
+        leaves = takes.process if takes.until is None else takes.until
+        taken.append(latest[_sink(edge)][leaves].reshape(samples, -1)[:, takes.firings].reshape(-1))
     return Schedule({name: tuple(each) for name, each in latest.items()}, tuple(written), tuple(taken))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mercer.backends.fpga.fixed_point import Interval
-from mercer.backends.fpga.network import Input
+from mercer.backends.fpga.network import Input, identifier
 from mercer.backends.fpga.stages import Depthwise, MatrixVector, Scale, Stage, Stream
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Constant, Graph, Node
@@ -161,7 +161,8 @@ class Lowering:
         shape = self.shape(name)
         layout = self._arriving(name, shape)
         stream = Stream(int(layout.shape[0]), int(layout.shape[1]), codes)
-        source = name if name not in self.inputs else f"{name}_{len(self.inputs)}"
+        taken = {identifier(other) for other in (*self.stages, *self.inputs)}
+        source = name if identifier(name) not in taken else f"{name}_{len(self.inputs)}"
         self.inputs[source] = Input(source, stream)
         order = border.index.reshape(-1)[layout]
         value = self.graph.inputs[border.input]
@@ -194,7 +195,8 @@ class Lowering:
         base = node.name + suffix
         count = 0
         name = base
-        while name in self.stages or name in self.inputs:
+        taken = {identifier(other) for other in (*self.stages, *self.inputs)}
+        while identifier(name) in taken:
             count += 1
             name = f"{base}_{count}"
         return name

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mercer.backends.fpga.stages import Fork, Stage, Stream, Width
+
+
+def identifier(name: str) -> str:
+    """A name of the graph as Verilog spells it."""
+    return re.sub(r"\W", "_", name)
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,6 @@ class Edge:
     sink: str | None
     port: int
     stream: Stream
-
-    @property
-    def name(self) -> str:
-        return f"{self.source}_{self.copy}" if self.copy else self.source
 
 
 @dataclass(frozen=True)

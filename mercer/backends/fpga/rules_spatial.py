@@ -8,9 +8,9 @@ import numpy as np
 
 from mercer.backends.fpga.attributes import number, pair
 from mercer.backends.fpga.lowering import Form, Integers, Lowering, Rule, Tensor, image_layout
-from mercer.backends.fpga.scaling import is_image, one_stream, reach
+from mercer.backends.fpga.scaling import is_image, materialized, one_stream, reach
 from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stream
-from mercer.backends.fpga.stages_spatial import Pool, Window
+from mercer.backends.fpga.stages_spatial import Deform, Pool, Window
 from mercer.ir.graph import Node
 
 LARGEST_WINDOW = 13
@@ -19,32 +19,37 @@ LARGEST_WINDOW = 13
 def _convolution(state: Lowering, node: Node) -> Form:
     axes = int(node.operator[4])
     weight = state.constant(node, 1).astype(np.int64)
-    outputs, share = weight.shape[:2]
-    groups = int(number(node, "groups"))
     x = state.tensor(node)
     if not is_image(x):
         raise state.unsupported(node, "its operand does not come pixel by pixel", "an operand [n, channels, pixels...]")
-    taps = weight.reshape(outputs, share, *((1,) if axes == 1 else ()), *weight.shape[2:])
+    taps = weight.reshape(*weight.shape[:2], *((1,) if axes == 1 else ()), *weight.shape[2:])
     kernel = (taps.shape[2], taps.shape[3])
     x = one_stream(state, node, x, common=any(pair(node, "pad", axes)))
     window, source = _windows(state, node, x, axes, kernel, pair(node, "dilation", axes), -x.offset)
+    return _filtered(state, node, taps, np.broadcast_to(x.offset, (x.channels,)), window, source)
+
+
+def _filtered(state: Lowering, node: Node, taps: Integers, offset: Integers, window: Stream, source: str) -> Tensor:
+    """Filters `taps: [out, channels/groups, kh, kw]` on windows [kh, kw, channels], which stand for stream + offset."""
+    outputs, share, *kernel = taps.shape
+    groups = int(number(node, "groups"))
     layout = image_layout(state.shape(node.name))
-    pixels = layout.shape[0]
-    if groups == x.channels == outputs:
+    pixels, channels = layout.shape[0], window.channels
+    if groups == channels == outputs:
         matrix = taps.reshape(outputs, -1)
-        bias = matrix.sum(axis=1) * x.offset
+        bias = matrix.sum(axis=1) * offset
         sums = state.accumulator(node, reach(matrix, bias, window.interval))
         depthwise = Depthwise(
             name=state.fresh(node), sources=(source,), origins=(node.name,), weight=matrix, bias=bias, input=window,
             sums=sums, windows=pixels,
         )  # fmt: skip
         return state.emitted(node, depthwise, state.shape(node.name), layout)
-    full = np.zeros((outputs, x.channels, *kernel), np.int64)
+    full = np.zeros((outputs, channels, *kernel), np.int64)
     for group in range(groups):
         rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
         full[rows, group * share : (group + 1) * share] = taps[rows]
     columns = full.transpose(0, 2, 3, 1)
-    bias = (columns * np.broadcast_to(x.offset, (x.channels,))).sum(axis=(1, 2, 3))
+    bias = (columns * offset).sum(axis=(1, 2, 3))
     matrix = columns.reshape(outputs, -1)
     sums = state.accumulator(node, reach(matrix, bias, window.interval))
     stage = MatrixVector(
@@ -52,6 +57,35 @@ def _convolution(state: Lowering, node: Node) -> Form:
         sums=sums, vectors=pixels,
     )  # fmt: skip
     return state.emitted(node, stage, state.shape(node.name), layout)
+
+
+def _deformed(state: Lowering, node: Node) -> Form:
+    """Bounded deformable sampling before filters; the bound is what the offsets can reach."""
+    x, offset = materialized(state, node, state.tensor(node)), materialized(state, node, state.tensor(node, 1))
+    if not (is_image(x) and is_image(offset)):
+        raise state.unsupported(node, "its operands do not come pixel by pixel", "operands [n, channels, h, w]")
+    if int(number(node, "offset_groups")) != 1:
+        raise state.unsupported(node, "groups of channels have offsets of their own", "offset_groups = 1")
+    weight = state.constant(node, len(node.operands) - 1).astype(np.int64)
+    size, out = x.shape[1:], state.shape(node.name)[1:]
+    kernel = (int(weight.shape[2]), int(weight.shape[3]))
+    image, moves = (replace(state.stream(t.terms[0].stage), lanes=1) for t in (x, offset))
+    fraction, zero = int(number(node, "fraction")), int(number(node, "zero"))
+    bound = -(-max(-moves.interval.low, moves.interval.high) >> fraction)
+    if bound >= max(size):
+        raise state.unsupported(
+            node, f"its offsets reach {bound} pixels of an image of {size[0]} x {size[1]}", "clamp the offsets"
+        )
+    if not image.interval.low <= zero <= image.interval.high:
+        raise state.unsupported(node, f"zero is the code {zero}, none of its operand", "a zero in range")
+    sampled = Deform(
+        name=state.fresh(node, "_samples"), sources=(x.terms[0].stage, offset.terms[0].stage), origins=(node.name,),
+        input=image, offsets=moves, size=(size[0], size[1]), kernel=kernel, out=(out[0], out[1]), fraction=fraction,
+        bound=bound, stride=pair(node, "stride", 2), pad=pair(node, "pad", 2), dilation=pair(node, "dilation", 2),
+        zero=zero,
+    )  # fmt: skip
+    windows = replace(sampled.gives, lanes=1)
+    return _filtered(state, node, weight, np.full(windows.channels, -zero), windows, state.place(sampled))
 
 
 def _windows(
@@ -132,6 +166,7 @@ def _adaptive_max_pool(state: Lowering, node: Node) -> Form:
 
 SPATIAL_RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d"), _convolution),
+    "fixed_deform_conv2d_v1": _deformed,
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _max_pool),
     **dict.fromkeys(("sum_pool1d", "sum_pool2d"), _sum_pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_max_pool),

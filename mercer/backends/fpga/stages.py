@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from mercer.backends.fpga.fixed_point import Interval, memory_file
-from mercer.backends.fpga.timing import Timing, elementwise, periodic
+from mercer.backends.fpga.timing import Timing, elementwise, forked, periodic
 from mercer.ir.types import Array
 
 
@@ -433,4 +433,4 @@ class Fork(Stage):
         return {"WIDTH": self.input.width, "COPIES": self.copies}
 
     def timing(self) -> Timing:
-        return elementwise(self.input.beats, 0)
+        return forked(self.input.beats, self.copies)

@@ -20,10 +20,14 @@ NEVER = -(1 << 40)
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Which firings of a process take or issue the words of a sample, in order."""
+    """Which firings of a process take or issue the words of a sample, in order.
+
+    A word that is taken makes room with the same firing, or with that of process `until`.
+    """
 
     process: int
     firings: Indices
+    until: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +45,20 @@ class Wait:
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """Firings of each process per sample, the words they move, and the cycles from issuing a word to its validity."""
+    """Firings of each process per sample, the words they move, and the cycles from issuing a word to its validity.
+
+    `copies` are the words of each output where there are several.
+    """
 
     firings: tuple[int, ...]
     takes: tuple[Events, ...]
     issues: Events
     latency: int
     waits: tuple[Wait, ...] = ()
+    copies: tuple[Events, ...] = ()
+
+    def issued(self, copy: int) -> Events:
+        return self.copies[copy] if self.copies else self.issues
 
     @property
     def cycles(self) -> int:
@@ -59,6 +70,20 @@ def elementwise(beats: int, latency: int, inputs: int = 1) -> Timing:
     """Every firing takes a word of each input and issues one."""
     every = Events(0, np.arange(beats, dtype=np.int64))
     return Timing((beats,), (every,) * inputs, every, latency)
+
+
+def forked(beats: int, copies: int) -> Timing:
+    """Each of `copies` outputs gives the word when its reader has room; the next word comes when all have.
+
+    Process 0 is the coming of a word, the last one its leaving, those between are the copies.
+    """
+    every = np.arange(beats, dtype=np.int64)
+    last = copies + 1
+    comes = Wait(last, 0, every - 1, 1)
+    copied = tuple(Wait(0, copy, every, 0) for copy in range(1, last))
+    leaves = tuple(Wait(copy, last, every, 0) for copy in range(1, last))
+    issues = tuple(Events(copy, every) for copy in range(1, last))
+    return Timing((beats,) * (last + 1), (Events(0, every, last),), issues[0], 0, (comes, *copied, *leaves), issues)
 
 
 def periodic(groups: int, firings: int, takes: Indices, issues: Indices, latency: int) -> Timing:

@@ -72,6 +72,27 @@ model Branches(x: i8[N, 4, 7], z: f32[N, 2, 7]) -> (i8[N, 7, 6], i32[N, 4], i32[
 }
 """
 
+VECTORS = """
+model Vectors(x: f32[N, 6, 2]) -> (
+    i32[N, 5], i32[N, 3], i32[N, 12], i32[N, 5], i32[N, 2, 2], i8[N, 1, 2], i32[N, 2, 4]) {
+  param w: i8[5, 12] = zeros()
+  param ws: i8[5, 12] = zeros()
+  param m: i32[1] = zeros()
+  param te: i8[3, 12, 256] = zeros()
+  param wc: i8[6, 6, 1] = zeros()
+  param b: i32[2, 1] = zeros()
+  i = quantize(x; scale = 0.05, zero = 3)
+  q = flatten(i)
+  d = squared_distances(widen(q; zero = 3), widen(w; zero = 3))
+  l = l1_distances(widen(q; zero = 3), widen(w; zero = 3))
+  z = integer_normalize(widen(q; zero = 3); fraction = 9, eps = 700)
+  e = weighted_squared_distances(widen(q; zero = 3), widen(w; zero = 3), widen(ws))
+  y = conv1d(widen(i; zero = 3), widen(wc))
+  r = integer_normalize(permute(y[:, 1:5]; dims = [0, 2, 1]); centered = false)
+  return rescale(d, m; shift = 12) + l, edge_lookup(q, te), z, e, y[:, 3:5] + b, i[:, 2:3], r
+}
+"""
+
 
 def weights(program: Program) -> dict[str, np.ndarray]:
     """Random codes, biases and multipliers, by the first letter of their names."""
@@ -104,6 +125,7 @@ def made(text: str, target: str = "fpga") -> tuple[Program, Design]:
         (PERCEPTRON, "fpga:ecp5-25k:24"),
         (RESIDUAL, "fpga:ecp5-85k"),
         (BRANCHES, "fpga:generic"),
+        (VECTORS, "fpga:ecp5-85k"),
     ],
 )
 def test_a_net_gives_the_bits_of_the_reference_in_the_cycles_of_the_model(text: str, target: str) -> None:

@@ -137,7 +137,9 @@ module mercer_mvu #(
   logic [PE*ACC_BITS-1:0] sums;
   generate
     for (genvar lane = 0; lane < PE; lane = lane + 1) begin : lanes
+      /* verilator lint_off UNUSEDSIGNAL */  // sums that are known to be small need not all bits
       logic [SIMD*PRODUCT_BITS-1:0] products;
+      /* verilator lint_on UNUSEDSIGNAL */
       logic signed [ACC_BITS-1:0] total;
       integer i;
       always_ff @(posedge clk)

@@ -122,7 +122,9 @@ module mercer_vvu #(
   assign carried = multiplied_first ? bias : partial[multiplied_block];
   generate
     for (genvar lane = 0; lane < LANES; lane = lane + 1) begin : lanes
+      /* verilator lint_off UNUSEDSIGNAL */  // sums that are known to be small need not all bits
       logic signed [PRODUCT_BITS-1:0] product;
+      /* verilator lint_on UNUSEDSIGNAL */
       always_ff @(posedge clk)
         if (advance)
           product <= PRODUCT_BITS'($signed(vector[lane*IN_BITS +: IN_BITS])) *
