@@ -112,11 +112,11 @@ class Fold(RewritePass):
 
 
 def _widens(statement: Statement, operands: Sequence[Constant]) -> bool:
-    """Whether integers only get more bits, which costs less where they are read than to store."""
-    if not isinstance(statement, Nest) or not statement.type.dtype.is_integer:
+    """Whether integers only get more bits, or become numbers, which costs less where they are read than to store."""
+    if not isinstance(statement, Nest):
         return False
     given = sum(size(operand.type) for operand in operands if operand.type.dtype.is_integer)
-    return given < size(statement.type) and not any(isinstance(part, Reduce) for part in walk(statement.body))
+    return 0 < given < size(statement.type) and not any(isinstance(part, Reduce) for part in walk(statement.body))
 
 
 def _reads_constants(node: Node, scope: Scope) -> bool:

@@ -33,6 +33,7 @@ from mercer.passes.pairwise import Pairwise
 from mercer.passes.quantize.equalize import Equalize
 from mercer.passes.quantize.quantize import Quantize
 from mercer.passes.quantize.rotate import Rotate
+from mercer.passes.quantize.weight_only import WeightOnly
 from mercer.passes.simplify import Simplify
 
 INFERENCE: tuple[Pass, ...] = (
@@ -76,7 +77,7 @@ FACTORIZE: tuple[type[Pass], ...] = (
 )
 """Other algebraic forms, for pipelines that name them: exact ones first, then approximations."""
 
-QUANTIZE: tuple[type[Pass], ...] = (Equalize, Rotate, Quantize)
+QUANTIZE: tuple[type[Pass], ...] = (Equalize, Rotate, Quantize, WeightOnly)
 """From real numbers to integers, and what makes that lose less."""
 
 PASSES: dict[str, type[Pass]] = {each.name: each for each in (*map(type, INFERENCE), *FACTORIZE, *QUANTIZE)}

@@ -137,6 +137,7 @@ def test_tables_distances_and_sums() -> None:
         recorded("widen", codes(COUNT), zero=-128),
         recorded("lookup", codes(COUNT), words(256)),
         recorded("lookup", wide, codes(1024), low=0),
+        recorded("unpack4", codes(COUNT // 50, 50), codes(16), count=99),
         recorded("channel_lookup", codes(40, 25, 100), words(25, 256)),
         recorded("edge_lookup", codes(5000, 5), words(20, 5, 256)),
         recorded("squared_distances", rows, points),

@@ -14,7 +14,7 @@ from mercer.passes.factorize.contractions import known, per_channel
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import PassContext, PipelineError, RewritePass
 from mercer.passes.patterns import Match, Scope, any_node
-from mercer.passes.quantize.ranges import calibrated
+from mercer.passes.quantize.ranges import encoding
 from mercer.passes.quantize.translation import Form, Real, Sums, Translation
 from mercer.passes.rewrite import Builder, Outcome, Refusal, Rewrite
 
@@ -170,11 +170,11 @@ def rotated(t: Translation, node: Node, weight: Matrix) -> Form:
     """Sums of integers that are finer than codes: outliers are not clipped before they are spread."""
     (name, _), form = node.operands, t.forms[node.operands[0]]
     if isinstance(form, Real):
-        codes = calibrated(t.samples[name], 8, "minmax", 100.0)
+        codes = encoding(*t.extent(name), 8)
         coded = t.emit("quantize", form.name, scale=codes.scale, zero=codes.zero, low=codes.low, high=codes.high)
         x, unit, reach = t.emit("widen", coded, zero=codes.zero), codes.scale, max(-codes.reach[0], codes.reach[1])
     else:
-        unit, reach = (float(np.abs(t.samples[name]).max(initial=0.0)) or 1.0) / _WIDE, _WIDE
+        unit, reach = (max(map(abs, t.extent(name))) or 1.0) / _WIDE, _WIDE
         x = t.units(name, unit, -_WIDE, _WIDE)
     bound = t.bounded(int(np.abs(weight).sum(axis=1).max()) * reach, weight.shape[1])
     wide = t.emit("widen", t.constant(weight.astype(np.int8), "rotation"))

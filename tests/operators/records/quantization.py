@@ -82,6 +82,11 @@ def looked_up(x: torch.Tensor, table: torch.Tensor, low: int = -128) -> torch.Te
     return table[x.long() - low]
 
 
+def unpacked(x: torch.Tensor, table: torch.Tensor, count: int) -> torch.Tensor:
+    pairs = x.view(torch.uint8).long()
+    return table[torch.stack([pairs & 15, pairs >> 4], -1).flatten(-2)[..., :count]]
+
+
 def looked_up_by_channel(x: torch.Tensor, table: torch.Tensor, low: int = -128) -> torch.Tensor:
     return torch.stack([row[part.long() - low] for row, part in zip(table, x.unbind(1), strict=True)], 1)
 
@@ -274,6 +279,12 @@ RECORDS: tuple[Record, ...] = (
             sample(integers(4, 3, high=1024), words(1024), low=0),
         ),
         looked_up,
+    ),
+    exact(
+        "unpack4",
+        (sample(codes(4, 3, 5), scales(16), count=9), sample(codes(7), codes(16), count=14)),
+        unpacked,
+        bad("3 bytes hold 5 or 6 codes, not 4", (2, 3), (16,), count=4, of="i8"),
     ),
     exact(
         "channel_lookup",
