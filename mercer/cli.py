@@ -6,16 +6,29 @@ command needs is imported inside it, so that `mercer --help` stays quick.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mercer.commands.options import (
+    ArtifactFile,
+    Attributes,
+    Json,
+    Model,
+    SpecFile,
+    Target,
+    Threads,
+    VerifyEach,
+    Weights,
+    read_model,
+    read_weights,
+    wrong,
+)
 from mercer.commands.show import (
     check_writable,
     note,
@@ -29,8 +42,7 @@ from mercer.commands.show import (
 from mercer.version import VERSION
 
 if TYPE_CHECKING:
-    from mercer.compiler import Program
-    from mercer.ir.types import Array
+    pass
 
 CHECK_FAILED, WRONG_INPUT, INTERNAL, INTERRUPTED = 1, 2, 70, 130
 
@@ -42,19 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-SpecFile = Annotated[Path, typer.Argument(metavar="FILE.mer", help="the model's text")]
-ArtifactFile = Annotated[Path, typer.Argument(metavar="OUT.mrc", help="a compiled artifact")]
-Model = Annotated[str | None, typer.Option(help="which model, when the file has several")]
-Attributes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="an attribute of the model")]
-Target = Annotated[str, typer.Option("--target", "-t", help="cpu, cpu:avx2, cuda:sm_90, torch")]
-Weights = Annotated[Path | None, typer.Option("--weights", "-w", metavar="W.safetensors", help="trained weights")]
-VerifyEach = Annotated[
-    bool, typer.Option("--verify-each", help="check the IR and every claim of exactness after each pass")
-]
-Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all physical cores unless given")]
-
 
 # --- the frame --------------------------------------------------------------------------------------------------------
 
@@ -112,36 +111,6 @@ def frame(
     settings.debug, settings.progress = debug, progress
 
 
-def _wrong(message: str, hint: str | None = None) -> Exception:
-    from mercer.compiler import UsageError
-
-    return UsageError(message, hint)
-
-
-def _parse(file: Path, model: str | None, attributes: Sequence[str] | None) -> Program:
-    from mercer.compiler import parse
-
-    return parse(file, model, **dict(map(_attribute, attributes or ())))
-
-
-def _attribute(text: str) -> tuple[str, Any]:
-    """`name=value`, where the value is a number, true, false, none, a list of these, or else a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise _wrong(f"`--set {text}` is not NAME=VALUE", "for example --set width=32")
-    try:
-        found = json.loads("null" if value == "none" else value)
-    except json.JSONDecodeError:
-        return name, value
-    return name, tuple(cast("list[Any]", found)) if isinstance(found, list) else found
-
-
-def _weights(path: Path | None) -> dict[str, Array] | None:
-    from mercer.compiler import load_weights
-
-    return None if path is None else load_weights(path)
-
-
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +119,7 @@ def check(file: SpecFile, model: Model = None, attributes: Attributes = None, as
     """Parse and check a model; print its signature, parameters, operators and cost."""
     from mercer.commands.model import describe_model, show_model
 
-    summary = describe_model(_parse(file, model, attributes))
+    summary = describe_model(read_model(file, model, attributes))
     show_json(summary) if as_json else show_model(summary)
 
 
@@ -170,8 +139,8 @@ def ir(
     from mercer.commands.model import ir_after
     from mercer.compiler import print_ir
 
-    program = _parse(file, model, attributes)
-    print(print_ir(ir_after(program, level, after, target, _weights(weights))), end="")
+    program = read_model(file, model, attributes)
+    print(print_ir(ir_after(program, level, after, target, read_weights(weights))), end="")
 
 
 @app.command("compile")
@@ -197,12 +166,12 @@ def compile_(
 
     check_writable(out)
     start = time.perf_counter()
-    program = _parse(file, model, attributes)
+    program = read_model(file, model, attributes)
     with progress_bar("compile") as report:
         executable = compile(
             program,
             target,
-            _weights(weights),
+            read_weights(weights),
             data=None if data is None else read_batch(data, [value.name for value in program.graph.inputs]),
             quantize=quantize,
             dump_ir=dump_ir,
@@ -228,7 +197,7 @@ def export(
 ) -> None:
     """Write a model as source that needs Mercer no more."""
     del to  # PyTorch is the only one so far
-    source = _parse(file, model, attributes).torch_source()
+    source = read_model(file, model, attributes).torch_source()
     print(source, end="") if out is None else write_text(out, source)
 
 
@@ -258,7 +227,7 @@ def opt(
         check_writable(out)
     pipeline = parse_pipeline(passes, PASSES)
     text = sys.stdin.read() if str(file) == "-" else read_text(file)
-    arrays = _weights(weights)
+    arrays = read_weights(weights)
     program, library = parse_ir(text, str(file), arrays)
 
     def show(_step: int, name: str, after: str) -> None:
@@ -299,11 +268,11 @@ def reduce_(
 
     if out is not None:
         check_writable(out)
-    arrays = _weights(weights)
+    arrays = read_weights(weights)
     backends = backend(left), backend(right)
     graph, _ = parse_ir(read_text(file), str(file), arrays)
     if not isinstance(graph, Graph):
-        raise _wrong(f"{file} holds nests; reduce works on a graph", "give the IR from before `lower`")
+        raise wrong(f"{file} holds nests; reduce works on a graph", "give the IR from before `lower`")
     with progress_bar("reduce") as report:
         found = reduce(graph, *backends, arrays, tolerance=tolerance, size=size, seed=seed, progress=report)
     if found is None:
@@ -334,7 +303,7 @@ def run(
     from mercer.runtime.session import load
 
     if output is None and not profile:
-        raise _wrong("nothing to do: neither --output nor --profile is given", "--output Y.npz keeps the result")
+        raise wrong("nothing to do: neither --output nor --profile is given", "--output Y.npz keeps the result")
     if output is not None:
         check_writable(output)
     executable = load(file)
@@ -391,9 +360,9 @@ def bench(
         batches = [int(part) for part in batch.split(",")]
         dims = {name: int(value) for name, value in (item.split("=") for item in sizes or ())}
     except ValueError:
-        raise _wrong("a batch size or a dim is not a whole number", "--batch 1,64 --set L=128") from None
+        raise wrong("a batch size or a dim is not a whole number", "--batch 1,64 --set L=128") from None
     if min(batches) < 1:
-        raise _wrong(f"batch sizes begin at 1, not {min(batches)}")
+        raise wrong(f"batch sizes begin at 1, not {min(batches)}")
     executable = load(file)
     if threads is not None:
         executable.threads = threads
