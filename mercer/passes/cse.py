@@ -82,7 +82,8 @@ def _key(statement: Statement) -> Hashable:
     if isinstance(statement, Nest):
         return statement.type, _numbered(statement.body, statement.axes), _signs(statement.body)
     attributes = tuple((name, format_attribute(value)) for name, value in statement.attributes)
-    return statement.name, statement.operands, attributes, tuple(value.type for value in statement.targets)
+    types = tuple(value.type for value in statement.targets)
+    return statement.name, statement.operands, attributes, types, statement.scan
 
 
 def _signs(body: Expr) -> tuple[str, ...]:
