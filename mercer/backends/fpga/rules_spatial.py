@@ -11,6 +11,7 @@ from mercer.backends.fpga.lowering import Form, Integers, Lowering, Rule, Tensor
 from mercer.backends.fpga.scaling import is_image, materialized, one_stream, reach
 from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stream
 from mercer.backends.fpga.stages_spatial import Deform, Pool, Window
+from mercer.backends.fpga.stages_vectors import Modulate
 from mercer.ir.graph import Node
 
 LARGEST_WINDOW = 13
@@ -84,8 +85,18 @@ def _deformed(state: Lowering, node: Node) -> Form:
         bound=bound, stride=pair(node, "stride", 2), pad=pair(node, "pad", 2), dilation=pair(node, "dilation", 2),
         zero=zero,
     )  # fmt: skip
-    windows = replace(sampled.gives, lanes=1)
-    return _filtered(state, node, weight, np.full(windows.channels, -zero), windows, state.place(sampled))
+    windows, source = replace(sampled.gives, lanes=1), state.place(sampled)
+    if node.operator == "fixed_deform_conv2d":
+        mask = materialized(state, node, state.tensor(node, 2))
+        if not is_image(mask):
+            raise state.unsupported(node, "its mask does not come pixel by pixel", "a mask [n, k*l, h, w]")
+        weighed = Modulate(
+            name=state.fresh(node, "_masked"), sources=(source, mask.terms[0].stage), origins=(node.name,),
+            input=windows, masks=replace(state.stream(mask.terms[0].stage), lanes=1),
+            fraction=int(number(node, "mask_fraction")), zero=zero,
+        )  # fmt: skip
+        windows, source, zero = replace(weighed.gives, lanes=1), state.place(weighed), 0
+    return _filtered(state, node, weight, np.full(windows.channels, -zero), windows, source)
 
 
 def _windows(
@@ -166,7 +177,7 @@ def _adaptive_max_pool(state: Lowering, node: Node) -> Form:
 
 SPATIAL_RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d"), _convolution),
-    "fixed_deform_conv2d_v1": _deformed,
+    **dict.fromkeys(("fixed_deform_conv2d", "fixed_deform_conv2d_v1"), _deformed),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _max_pool),
     **dict.fromkeys(("sum_pool1d", "sum_pool2d"), _sum_pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_max_pool),

@@ -1,4 +1,4 @@
-"""Stages over the channels of a pixel: normalization, and some channels of all."""
+"""Stages over the channels of a pixel: normalization, masks, and some channels of all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.stages import Stage, Stream, divisors
-from mercer.backends.fpga.timing import Timing, periodic
+from mercer.backends.fpga.timing import Events, Timing, elementwise, periodic
 
 _GUARD = 6
 """Bits that a root has beyond those of the standard deviation."""
@@ -106,3 +106,51 @@ class Slice(Stage):
     def foldings(self) -> Iterator[Slice]:
         for lanes in divisors(math.gcd(self.input.channels, self.start, self.stop)):
             yield replace(self, lanes=lanes)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Modulate(Stage):
+    """Samples [pixels, channels] relative to `zero` times one mask per pixel, in units of 2**-`fraction`."""
+
+    module: ClassVar[str] = "mercer_modulate"
+    input: Stream
+    masks: Stream
+    fraction: int
+    zero: int
+    lanes: int = 1
+
+    @property
+    def takes(self) -> tuple[Stream, ...]:
+        return replace(self.input, lanes=self.lanes), replace(self.masks, lanes=1)
+
+    @property
+    def gives(self) -> Stream:
+        codes, masks = self.input.interval, self.masks.interval
+        ends = [(a - self.zero) * b for a in (codes.low, codes.high) for b in (masks.low, masks.high)]
+        rounded = [(2 * end + (1 << self.fraction)) >> (self.fraction + 1) for end in ends]
+        return replace(self.input, interval=Interval(min(rounded), max(rounded)), lanes=self.lanes)
+
+    def parameters(self) -> dict[str, int]:
+        return {
+            "LANES": self.lanes,
+            "BLOCKS": self.input.channels // self.lanes,
+            "A_BITS": self.input.bits,
+            "B_BITS": self.masks.bits,
+            "ZERO": self.zero,
+            "FRACTION": self.fraction,
+            "OUT_BITS": self.gives.bits,
+        }
+
+    def timing(self) -> Timing:
+        blocks = self.input.channels // self.lanes
+        every = elementwise(self.input.pixels * blocks, 2)
+        masks = Events(0, np.arange(0, self.input.pixels * blocks, blocks, dtype=np.int64))
+        return replace(every, takes=(*every.takes, masks))
+
+    def foldings(self) -> Iterator[Modulate]:
+        for lanes in divisors(self.input.channels):
+            yield replace(self, lanes=lanes)
+
+    @property
+    def multipliers(self) -> int:
+        return self.lanes

@@ -144,7 +144,9 @@ def synthesize(
     `files` are SystemVerilog sources and the memory files that these read by their bare names.
     """
     with _workplace(files) as directory:
-        script = [f"read_verilog -sv {' '.join(file.name for file in files if file.suffix == '.sv')}"]
+        # Deferred modules are read with the parameters of their instances, which name the memory files.
+        mode = "-sv" if parameters else "-sv -defer"
+        script = [f"read_verilog {mode} {' '.join(file.name for file in files if file.suffix == '.sv')}"]
         for key, value in (parameters or {}).items():
             # Yosys reads no minus sign here; numbers are two's complement of 32 bits.
             literal = _literal(value) if isinstance(value, str) else str(value % (1 << 32))
