@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
@@ -27,6 +28,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "warnings": [row for row in ledger.to_json() if row["kind"] == "warning"],
         "steps": list(manifest.entry.get("steps", ())),
         "memory": _memory(artifact),
+        "design": json.loads(artifact.members["fpga/report.json"]) if "fpga/report.json" in artifact.members else None,
         "members": [
             {"name": name, "bytes": m.bytes, "sha256": m.sha256} for name, m in sorted(manifest.members.items())
         ],
@@ -94,12 +96,43 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
     if summary["steps"]:
         rows = [(s["function"], s["family"], s["detail"], s["source"]) for s in summary["steps"]]
         show_table(("function", "schedule", "chosen", "line"), rows, title="What runs, in order")
+    if summary["design"] is not None:
+        _show_design(summary["design"])
     memory = summary["memory"]
     at = [f"{size_text(size)}{_dims(memory['symbols'], n)}" for n, size in memory["tensors"].items()]
     print(f"Memory: {size_text(memory['weights'])} of weights; tensors alive at once take {', '.join(at)}")
     print("(copies that a schedule makes, such as padded images, come on top)\n")
     rows = [(m["name"], size_text(m["bytes"]), m["sha256"][:16]) for m in summary["members"]]
     show_table(("member", ">size", "sha256"), rows, title="Members")
+
+
+def _show_design(design: Mapping[str, Any]) -> None:
+    """Cycles, and what each stage and queue of an FPGA design is."""
+    per_sample, latency = design["cycles_per_sample"], design["latency"]
+    clock = design["clock"]
+    rate = f"{clock * 1e6 / per_sample:,.0f} samples per second at {clock} MHz"
+    print(f"A sample per {per_sample:,} cycles ({rate}), {latency:,} cycles from its first to its last word\n")
+    rows = [
+        (
+            stage["name"],
+            stage["module"],
+            f"{stage['cycles']:,}",
+            f"{stage['cycles'] / per_sample:.0%}",
+            str(stage["multipliers"]),
+            f"{stage['memory_bits']:,}",
+            ", ".join(f"{name} {stage['parameters'][name]}" for name in _FOLDING if name in stage["parameters"]),
+        )
+        for stage in design["stages"]
+    ]
+    columns = ("stage", "module", ">cycles", ">busy", ">multipliers", ">memory bits", "folding")
+    show_table(columns, rows, title="Stages of the design, in the order of the data")
+    words = sum(queue["width"] * queue["depth"] for queue in design["queues"])
+    deepest = max(design["queues"], key=lambda queue: queue["depth"])
+    print(f"Queues: {len(design['queues'])} with {words:,} bits; the deepest, {deepest['depth']} words, is before")
+    print(f"{deepest['to']}. The schematic is the member fpga/schematic.svg\n")
+
+
+_FOLDING = ("PE", "SIMD", "LANES")
 
 
 def _dims(symbols: Iterable[str], size: str) -> str:

@@ -13,10 +13,14 @@ from mercer.backends.fpga.folding import fold, multipliers_of, parse_target
 from mercer.backends.fpga.generate import design_files
 from mercer.backends.fpga.lower import lower
 from mercer.backends.fpga.network import Network, connect
+from mercer.backends.fpga.schematic import schematic
 from mercer.ir.graph import Graph
 from mercer.ir.library import Library
 from mercer.ir.types import Array
 from mercer.runtime.simulation import Progress, Simulator, StreamSpec
+
+CLOCK = 100
+"""MHz that synthesis aims at."""
 
 PATIENCE = 8
 """Samples' worth of cycles without a word after which a simulation is given up."""
@@ -24,7 +28,7 @@ PATIENCE = 8
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """A generated design: `files` by path (`rtl/`, `memory/`, `bench/`, `report.json`) and what is known about it."""
+    """A generated design: `files` by path (`rtl/`, `memory/`, `bench/`, `report.json`, ...) and what is known of it."""
 
     target: str
     network: Network
@@ -71,6 +75,8 @@ def build(
     files = design_files(network, depths)
     files["bench/bench.cpp"] = cpp_bench(network).encode()
     files["report.json"] = json.dumps(report, indent=1).encode()
+    files["schematic.svg"] = schematic(network, depths).encode()
+    files["constraints.lpf"] = f'FREQUENCY PORT "clk" {CLOCK} MHZ;\n'.encode()
     inputs = [
         replace(spec, lanes=entry.stream.lanes)
         for spec, entry in zip(dataflow.input_specs, network.inputs, strict=True)
@@ -114,6 +120,7 @@ def report_of(network: Network, depths: tuple[int, ...], target: str) -> dict[st
     ]
     return {
         "target": target,
+        "clock": CLOCK,
         "cycles_per_sample": network.period,
         "latency": int(first[0]),
         "stages": stages,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -93,6 +95,23 @@ model Vectors(x: f32[N, 6, 2]) -> (
 }
 """
 
+DEFORMABLE = """
+model Deformable(x: f32[N, 2, 5, 6]) -> (i32[N, 3, 5, 6], i32[N, 2, 3, 3]) {
+  param w: i8[27, 2, 3, 3] = zeros()
+  param m: i32[1] = zeros()
+  param wo: i8[3, 2, 3, 3] = zeros()
+  param wd: i8[2, 1, 3, 3] = zeros()
+  i = quantize(x; scale = 0.05, zero = 3)
+  y = conv2d(widen(i; zero = 3), widen(w); pad = 1)
+  offset = rescale(y[:, :18], m; shift = 22, low = -128, high = 127)
+  mask = rescale(y[:, 18:], m; shift = 21, low = 0, high = 128)
+  z = conv2d(widen(i; zero = 3), widen(w); pad = 1, stride = 2)
+  large = rescale(z[:, 9:], m; shift = 19, low = -200, high = 200)
+  return fixed_deform_conv2d(i, offset, mask, wo; pad = 1, fraction = 6, zero = 3, mask_fraction = 7),
+    fixed_deform_conv2d_v1(i, large, wd; pad = 1, stride = 2, groups = 2, fraction = 7, zero = 3)
+}
+"""
+
 
 def weights(program: Program) -> dict[str, np.ndarray]:
     """Random codes, biases and multipliers, by the first letter of their names."""
@@ -126,6 +145,7 @@ def made(text: str, target: str = "fpga") -> tuple[Program, Design]:
         (RESIDUAL, "fpga:ecp5-85k"),
         (BRANCHES, "fpga:generic"),
         (VECTORS, "fpga:ecp5-85k"),
+        (DEFORMABLE, "fpga:ecp5-85k"),
     ],
 )
 def test_a_net_gives_the_bits_of_the_reference_in_the_cycles_of_the_model(text: str, target: str) -> None:
@@ -197,6 +217,10 @@ def test_a_float_model_compiles_runs_and_travels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(x), compile(program, "cpu", data=x, quantize="w4a8")(x))
     simulation = loaded.simulation
     assert simulation is not None and len(simulation.cycles) == 20
+    picture = ET.fromstring(loaded.artifact.member("fpga/schematic.svg"))
+    report = json.loads(loaded.artifact.member("fpga/report.json"))
+    boxes = picture.findall("{http://www.w3.org/2000/svg}g")
+    assert len(boxes) == len(report["stages"]) + 2
     seen: list[tuple[int, int]] = []
     simulation.progress = lambda done, samples: seen.append((done, samples))
     assert loaded(x[:0]).shape == (0, 3)
