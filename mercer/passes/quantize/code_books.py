@@ -10,7 +10,7 @@ Levels = npt.NDArray[np.int64]
 
 CODES = ("uniform", "ternary", "power_of_two", "power")
 
-_EXPONENTS = np.linspace(1.0, 2.0, 9)
+_EXPONENTS = (1.0, 1.25, 1.5, 1.75, 2.0)
 """That `power` chooses from; with 1 the codes are uniform."""
 _LARGEST_POWER = 6
 """Of two, in eight bits."""
@@ -41,5 +41,7 @@ def code_books(codes: str, bits: int) -> tuple[Levels, ...]:
 
 
 def nearest_level(values: npt.NDArray[np.float64], levels: Levels) -> npt.NDArray[np.float64]:
-    """The closest of the levels; of two as close, the lower one."""
+    """The closest of the levels, either one of two as close."""
+    if len(levels) == levels[-1] - levels[0] + 1:
+        return np.clip(np.rint(values), levels[0], levels[-1])
     return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, values)].astype(np.float64)

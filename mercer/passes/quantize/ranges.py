@@ -185,12 +185,13 @@ def _nearest(rows: Matrix, levels: Levels) -> tuple[Codes, Matrix, float]:
         scales = np.abs(rows).mean(axis=1)
         best = np.where(scales > 0.0, scales, 1.0)
     else:
-        best = _best_scales(rows, levels)
+        best = best_scales(rows, levels)
     codes = nearest_level(rows / best[:, None], levels)
     return codes.astype(np.int8), best, float(np.square(codes * best[:, None] - rows).sum())
 
 
-def _best_scales(rows: Matrix, levels: Levels) -> Matrix:
+def best_scales(rows: Matrix, levels: Levels) -> Matrix:
+    """The scale of each row with the least squared error of the nearest codes."""
     widest = np.abs(rows).max(axis=1, initial=0.0)
     widest = np.where(widest > 0.0, widest, 1.0) / float(levels[-1])
     best, least = widest, np.full(len(rows), np.inf)

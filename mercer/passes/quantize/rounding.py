@@ -13,21 +13,21 @@ from mercer.passes.factorize.approximation import compute
 from mercer.passes.factorize.contractions import geometry_of
 from mercer.passes.factorize.convolutions import Geometry
 from mercer.passes.quantize.code_books import Levels, code_books, nearest_level
-from mercer.passes.quantize.ranges import Codes, Matrix, weight_codes
+from mercer.passes.quantize.ranges import Codes, Matrix, best_scales, weight_codes
 from mercer.passes.quantize.translation import Coded, Options, Translation
 
 ROUNDINGS = ("nearest", "gptq")
 
 _ROWS = 2048
 """Inputs of a linear map that its second moments are taken from."""
-_FAN_IN = 1 << 13
+_FAN_IN = 5120
 """What has more inputs is rounded to the nearest."""
 _DAMPING = 0.01
 """Added to the second moments, as part of their mean (Frantar et al. 2023, 4.1)."""
 _BLOCK = 64
-_SWEEPS = 4
-_WORK = 1 << 31
-"""Products that the choice of a scale may take."""
+_SWEEPS = 2
+_WORK = 1 << 29
+"""Products that one scale may take, if others are to be tried; else it is the best one for the nearest codes."""
 _PARTS = np.linspace(1.0, 0.3, 15)
 """Clipping ranges, as parts of the largest weight of a row."""
 
@@ -166,32 +166,35 @@ def compensated(weight: Matrix, hessian: Matrix, books: Sequence[Levels], shared
     upper = np.swapaxes(np.linalg.cholesky(hessian), 1, 2)
     upper = upper / np.diagonal(upper, axis1=1, axis2=2)[:, :, None]
     found = [_searched(weight, hessian, upper, levels, shared) for levels in books]
-    scales, codes, _ = found[int(np.argmin([float(loss.sum()) for *_, loss in found]))]
+    scales, codes, _, levels = min(found, key=lambda each: each[2])
+    for _ in range(_SWEEPS):
+        scales = _fitted(weight, codes, scales, hessian, shared)
+        codes = _improved(weight, codes, scales, hessian, levels)
     return np.take_along_axis(codes, back[:, None, :], 2).astype(np.int8), scales
 
 
 def _searched(
     weight: Matrix, hessian: Matrix, upper: Matrix, levels: Levels, shared: bool
-) -> tuple[Matrix, Matrix, Matrix]:
-    """The best scales, their codes and what is lost."""
-    widest = np.abs(weight).max(axis=2, initial=0.0, keepdims=True)
-    widest = np.where(widest > 0.0, widest.max() if shared else widest, 1.0) / np.abs(levels).max()
-    work = weight.size * weight.shape[2]
-    parts = _PARTS[:: max(1, -(-work * len(_PARTS) // _WORK))]
-    tried = np.concatenate([part * widest for part in parts], axis=1)
+) -> tuple[Matrix, Matrix, float, Levels]:
+    """The best of some scales, their codes, what is lost, and the levels."""
+    if weight.size * weight.shape[2] > _WORK:
+        parts, rows = np.ones(1), weight.reshape((1, -1) if shared else (-1, weight.shape[2]))
+        units = np.resize(best_scales(rows, levels), (*weight.shape[:2], 1))
+    else:
+        parts = _PARTS
+        widest = np.abs(weight).max(axis=2, initial=0.0, keepdims=True)
+        units = np.where(widest > 0.0, widest.max() if shared else widest, 1.0) / np.abs(levels).max()
+    tried = np.concatenate([part * units for part in parts], axis=1)
     many = np.tile(weight, (1, len(parts), 1))
     codes = _planes(many, tried, upper, levels)
     losses = _loss(many - codes * tried, hessian).reshape(len(weight), len(parts), -1)
-    if shared:
-        losses = np.broadcast_to(losses.sum(axis=(0, 2), keepdims=True), losses.shape)
-    best = np.argmin(losses, axis=1)[:, None, :, None]
+    lost = np.broadcast_to(losses.sum(axis=(0, 2), keepdims=True), losses.shape) if shared else losses
+    best = np.argmin(lost, axis=1)[:, None]
     scales, codes = (
-        np.take_along_axis(a.reshape(len(weight), len(parts), -1, a.shape[2]), best, 1)[:, 0] for a in (tried, codes)
+        np.take_along_axis(a.reshape(len(weight), len(parts), -1, a.shape[2]), best[..., None], 1)[:, 0]
+        for a in (tried, codes)
     )
-    for _ in range(_SWEEPS):
-        scales = _fitted(weight, codes, scales, hessian, shared)
-        codes = _improved(weight, codes, scales, hessian, levels)
-    return scales, codes, _loss(weight - codes * scales, hessian)
+    return scales, codes, float(np.take_along_axis(losses, best, 1).sum()), levels
 
 
 def _loss(error: Matrix, hessian: Matrix) -> Matrix:
