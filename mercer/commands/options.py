@@ -51,5 +51,6 @@ def _attribute(text: str) -> tuple[str, Any]:
 
 
 def read_weights(path: Path | None) -> dict[str, Array] | None:
+    from mercer.compiler import load_weights
 
     return None if path is None else load_weights(path)
