@@ -28,7 +28,8 @@ _SHARES = 1 << 20
 def _weighted(axis: int | None, trailing: int) -> Rule:
     """A linear map of operand 0 by a constant operand 1.
 
-    `axis` of the weight are the results, which have `trailing` axes after it.
+    `axis` of the weight are the results, the last one of a matrix; they have `trailing` axes after it. None for a
+    transposed convolution, which gets one scale.
     """
 
     def rule(t: Translation, node: Node) -> Form:
@@ -37,15 +38,15 @@ def _weighted(axis: int | None, trailing: int) -> Rule:
             return _of_two(t, node)
         if node.operator == "linear" and is_rotation(weight):
             return rotated(t, node, weight)
-        channels = axis if t.options.per_channel else None
-        codes, scales = weight_of(t, node, weight, channels)
+        results = weight.ndim - 1 if node.operator == "matmul" else 1 if axis is None else axis
+        codes, scales = weight_of(t, node, weight, None if axis is None or not t.options.per_channel else results)
         x = t.narrow(node.operands[0])
         reach = max(-x.low, x.high)
-        rows = np.moveaxis(np.abs(codes.astype(np.int64)), axis or 0, 0).reshape(codes.shape[axis or 0], -1)
+        rows = np.moveaxis(np.abs(codes.astype(np.int64)), results, 0).reshape(codes.shape[results], -1)
         bound = t.bounded(int(rows.sum(axis=1).max(initial=0)) * reach, rows.shape[1])
         wide = t.emit("widen", t.constant(codes, "codes"))
         result = t.emit(node.operator, x.name, wide, **dict(node.attributes))
-        scale, lost = x.scale * _aligned(scales, trailing), weight - codes * _along(scales, weight.ndim, axis)
+        scale, lost = x.scale * _aligned(scales, trailing), weight - codes * _along(scales, weight.ndim, results)
         offset = _aligned(t.correction(node, lost), trailing) if t.options.bias_correction else np.zeros(())
         return Sums(result, scale, -bound, bound, offset)
 

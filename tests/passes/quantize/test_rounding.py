@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import mercer
 from mercer.ir.graph import AttributeValue, Node
 from mercer.ir.spans import NOWHERE
 from mercer.ir.types import DType
@@ -18,6 +19,7 @@ from mercer.passes.quantize.code_books import code_books, nearest_level
 from mercer.passes.quantize.quantize import Quantize
 from mercer.passes.quantize.ranges import weight_codes
 from mercer.passes.quantize.rounding import compensated, moments, seen
+from mercer.runtime.errors import MercerError
 from tests.passes.quantize.test_quantize import distance, integer, program
 
 LIBRARY = program("x |> flatten |> Linear(5)").library
@@ -137,6 +139,25 @@ def test_programs_of_four_bits(body: str) -> None:
         whole, _ = integer(model, x, Quantize(weights=4, rounding=rounding))
         errors.append(distance(whole.evaluate(unseen, weights={})[0], expected))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_stack_of_matrices_has_a_scale_per_column() -> None:
+    text = "param w: f32[3, 6, 5] = normal(0, 1)\n return matmul(x, w)"
+    model = mercer.parse_text(f"model M(x: f32[N, 3, 4, 6]) -> f32[N, 3, 4, 5] {{ {text} }}")
+    x = np.random.default_rng(0).standard_normal((16, 3, 4, 6)).astype(np.float32)
+    weights = {"w": model.initial()["w"] * np.float32([1, 10, 100, 1000, 1e4])}
+    (expected,) = model.evaluate(x, weights=weights, precision=DType.F64)
+    for per_channel, bound in ((True, 0.02), (False, 1.1)):
+        binary = mercer.compile(model, weights=weights, data=x, quantize=Quantize(per_channel=per_channel))
+        assert max(distance(binary(x)[..., n], expected[..., n]) for n in range(5)) < bound
+
+
+def test_sums_of_a_transposed_convolution_run_over_its_inputs() -> None:
+    text = "param w: f32[140000, 1, 1] = uniform(1, 1)\n return conv_transpose1d(x, w)"
+    model = mercer.parse_text(f"model M(x: f32[N, 140000, 1]) -> f32[N, 1, 1] {{ {text} }}")
+    weights = {"w": np.ones((140000, 1, 1), np.float32)}
+    with pytest.raises(MercerError, match="overflow"):
+        mercer.compile(model, weights=weights, data=np.ones((2, 140000, 1), np.float32), quantize="w8a8")
 
 
 # --- code books -------------------------------------------------------------------------------------------------------
