@@ -19,12 +19,15 @@ _GUARD = 4
 
 
 def _deform_conv2d(t: Translation, node: Node) -> Form:
-    """Offsets never leave the whole pixels around what the data have shown: the bound is part of the operator."""
+    """Offsets never leave the whole pixels around what the data have shown, nor as far as the image is large: the bound
+    is part of the operator."""
     weight = t.known(node.operands[-1])
     if weight is None:
         raise NoIntegerForm("its weight is not a constant")
     x = t.coded(node.operands[0])
-    bound = max(1, math.ceil(max(map(abs, t.extent(node.operands[1]))))) << _FRACTION
+    image = [extent.value for extent in t.real_types[node.operands[0]].shape[2:] if extent.is_constant]
+    shown = max(1, math.ceil(max(map(abs, t.extent(node.operands[1])))))
+    bound = min(shown, max(max(image, default=shown + 1) - 1, 1)) << _FRACTION
     codes, scales = weight_of(t, node, weight, 0 if t.options.per_channel else None)
     rows = np.abs(codes.astype(np.int64)).reshape(len(codes), -1)
     low, high = x.encoding.reach
