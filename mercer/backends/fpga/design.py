@@ -10,7 +10,7 @@ from typing import Any
 from mercer.backends.fpga.bench import cpp_bench
 from mercer.backends.fpga.fifos import depths_of, schedule
 from mercer.backends.fpga.folding import fold, multipliers_of, parse_target
-from mercer.backends.fpga.generate import design_files
+from mercer.backends.fpga.generate import CLOCK, design_files
 from mercer.backends.fpga.lower import lower
 from mercer.backends.fpga.network import Network, connect
 from mercer.backends.fpga.schematic import schematic
@@ -18,9 +18,6 @@ from mercer.ir.graph import Graph
 from mercer.ir.library import Library
 from mercer.ir.types import Array
 from mercer.runtime.simulation import Progress, Simulator, StreamSpec
-
-CLOCK = 100
-"""MHz that synthesis aims at."""
 
 PATIENCE = 8
 """Samples' worth of cycles without a word after which a simulation is given up."""

@@ -22,6 +22,8 @@ from mercer.runtime.errors import MercerError
 Times = npt.NDArray[np.int64]
 LEAST_DEPTH = 2
 QUEUE_LATENCY = 1
+MOST_SAMPLES = 40
+"""Samples after which a schedule must repeat itself: as many as are ever in flight at once."""
 
 
 class ScheduleError(MercerError):
@@ -82,8 +84,7 @@ def schedule(
 
 def depths_of(network: Network) -> tuple[int, ...]:
     """The depth of each edge's queue with which one sample leaves per period."""
-    samples = 3
-    while True:
+    for samples in range(3, MOST_SAMPLES, 2):
         period = network.period
         arrivals = {
             i.name: np.repeat(np.arange(samples, dtype=np.int64) * period, i.stream.beats)
@@ -92,8 +93,12 @@ def depths_of(network: Network) -> tuple[int, ...]:
         }
         found = schedule(network, samples, arrivals=arrivals)
         if _repeats(found, samples, period):
-            break
-        samples += 2
+            return _fullest(network, found)
+    raise ScheduleError(f"this design does not come to a sample per {network.period} cycles")
+
+
+def _fullest(network: Network, found: Schedule) -> tuple[int, ...]:
+    """The most words in each queue, which counts a word from the firing that issues it."""
     depths: list[int] = []
     timings = _timings(network)
     for edge, written, taken in zip(network.edges, found.written, found.taken, strict=True):

@@ -10,6 +10,9 @@ from mercer.backends.fpga.network import Edge, Network, identifier
 from mercer.backends.fpga.stages import Fork, Stage
 
 TOP = "mercer_top"
+CLOCK = 100
+"""MHz that placement aims at."""
+
 SIGNALS = ("tdata", "tvalid", "tready")
 
 

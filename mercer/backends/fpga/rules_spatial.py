@@ -15,6 +15,8 @@ from mercer.backends.fpga.stages_vectors import Modulate
 from mercer.ir.graph import Node
 
 LARGEST_WINDOW = 13
+LARGEST_OFFSET = 16
+"""Pixels: the line buffer holds twice as many rows."""
 
 
 def _convolution(state: Lowering, node: Node) -> Form:
@@ -72,17 +74,19 @@ def _deformed(state: Lowering, node: Node) -> Form:
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     image, moves = (replace(state.stream(t.terms[0].stage), lanes=1) for t in (x, offset))
     fraction, zero = int(number(node, "fraction")), int(number(node, "zero"))
-    bound = -(-max(-moves.interval.low, moves.interval.high) >> fraction)
-    if bound >= max(size):
+    pad = pair(node, "pad", 2)
+    # An offset that is larger than the image with its border leads to zeros like one that is just as large.
+    bound = min(-(-max(-moves.interval.low, moves.interval.high) >> fraction), max(size) + max(pad) + 1)
+    if bound > LARGEST_OFFSET:
         raise state.unsupported(
-            node, f"its offsets reach {bound} pixels of an image of {size[0]} x {size[1]}", "clamp the offsets"
+            node, f"its offsets may be {bound} pixels", f"offsets that are clamped to {LARGEST_OFFSET} pixels or less"
         )
     if not image.interval.low <= zero <= image.interval.high:
         raise state.unsupported(node, f"zero is the code {zero}, none of its operand", "a zero in range")
     sampled = Deform(
         name=state.fresh(node, "_samples"), sources=(x.terms[0].stage, offset.terms[0].stage), origins=(node.name,),
         input=image, offsets=moves, size=(size[0], size[1]), kernel=kernel, out=(out[0], out[1]), fraction=fraction,
-        bound=bound, stride=pair(node, "stride", 2), pad=pair(node, "pad", 2), dilation=pair(node, "dilation", 2),
+        bound=bound, stride=pair(node, "stride", 2), pad=pad, dilation=pair(node, "dilation", 2),
         zero=zero,
     )  # fmt: skip
     windows, source = replace(sampled.gives, lanes=1), state.place(sampled)

@@ -14,7 +14,8 @@ import pytest
 import mercer
 from mercer.backends.fpga.design import Design, build, simulate
 from mercer.backends.fpga.fifos import schedule
-from mercer.backends.fpga.folding import FoldingError
+from mercer.backends.fpga.folding import DEVICES, FoldingError
+from mercer.backends.fpga.implement import implement
 from mercer.backends.fpga.lowering import UnsupportedError
 from mercer.compiler import Program, compile, parse_text
 from mercer.runtime.errors import MercerError
@@ -106,7 +107,7 @@ model Deformable(x: f32[N, 2, 5, 6]) -> (i32[N, 3, 5, 6], i32[N, 2, 3, 3]) {
   offset = rescale(y[:, :18], m; shift = 22, low = -128, high = 127)
   mask = rescale(y[:, 18:], m; shift = 21, low = 0, high = 128)
   z = conv2d(widen(i; zero = 3), widen(w); pad = 1, stride = 2)
-  large = rescale(z[:, 9:], m; shift = 19, low = -200, high = 200)
+  large = rescale(z[:, 9:], m; shift = 19, low = -600, high = 600)
   return fixed_deform_conv2d(i, offset, mask, wo; pad = 1, fraction = 6, zero = 3, mask_fraction = 7),
     fixed_deform_conv2d_v1(i, large, wd; pad = 1, stride = 2, groups = 2, fraction = 7, zero = 3)
 }
@@ -255,6 +256,17 @@ def test_what_hardware_cannot_take_is_refused_by_name(formula: str) -> None:
     with pytest.raises(UnsupportedError, match=reason) as error:
         build(program.graph, program.library, weights=weights(program))
     assert hint in str(error.value.hint)
+
+
+@pytest.mark.slow
+def test_a_small_net_becomes_a_bitstream_for_an_ecp5() -> None:
+    """Yosys finds the multipliers that folding counted on, nextpnr a clock, and both tools take the generated files."""
+    _, design = made(PERCEPTRON, "fpga:ecp5-25k:96")
+    result = implement(design.files, DEVICES["ecp5-25k"])
+    counted = sum(stage["multipliers"] for stage in design.report["stages"])
+    assert 0 < result.counts.dsp <= counted <= DEVICES["ecp5-25k"].multipliers
+    assert result.clock is not None and result.clock > 30
+    assert result.bitstream is not None and len(result.bitstream) > 10_000
 
 
 def test_targets_that_do_not_exist_or_do_not_suffice() -> None:
