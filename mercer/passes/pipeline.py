@@ -20,6 +20,7 @@ from mercer.passes.factorize.one_way import OneWay
 from mercer.passes.factorize.projection import Projection
 from mercer.passes.factorize.random_features import RandomFeatures
 from mercer.passes.factorize.separable import Separable
+from mercer.passes.factorize.sigma_delta import SigmaDelta
 from mercer.passes.factorize.snnk import Snnk
 from mercer.passes.factorize.structured import Structured
 from mercer.passes.factorize.svd_linear import SvdLinear
@@ -68,6 +69,7 @@ FACTORIZE: tuple[type[Pass], ...] = (
     CpConv,
     OneWay,
     RandomFeatures,
+    SigmaDelta,
     Snnk,
     Nystrom,
     Thinning,

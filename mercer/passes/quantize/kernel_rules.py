@@ -56,20 +56,9 @@ def _rbf_field(t: Translation, node: Node) -> Form:
 
 def _random_fourier_features(t: Translation, node: Node) -> Form:
     """Integer phases modulo one period, and the cosine as a table."""
-    frequency, phase = (_constant(t, name) for name in node.operands[1:])
-    x = t.narrow(node.operands[0])
-    codes, scales = weight_of(t, node, frequency, 0)
-    bound = int(np.abs(codes.astype(np.int64)).sum(axis=1).max(initial=0)) * max(-x.low, x.high)
-    sums = t.emit("linear", x.name, t.emit("widen", t.constant(codes, "codes")))
-    unit = x.scale * scales
-    bias = np.rint(phase / unit)
-    t.bounded(bound + int(np.abs(bias).max(initial=0)), frequency.shape[1])
-    shifted = Sums(t.emit("add", sums, t.constant(bias.astype(np.int32), "bias")), unit, -bound, bound)
-    bits = t.options.table_bits
-    period = 2 * np.pi / (1 << bits)
-    index = Encoding(period, 0, 0, (1 << bits) - 1)
-    wrapped = t.requantized(shifted, period, "wrap", bits=bits)
-    values = np.sqrt(2.0 / len(frequency)) * np.cos(index.decode(np.arange(1 << bits)))
+    wrapped, index = phases(t, node)
+    count = _constant(t, node.operands[2]).size
+    values = np.sqrt(2.0 / count) * np.cos(index.decode(np.arange(index.low, index.high + 1)))
     return _tabulated(t, wrapped, index, values)
 
 
@@ -111,6 +100,22 @@ def _constant(t: Translation, name: str) -> Matrix:
     if array is None:
         raise NoIntegerForm(f"%{name} is not a constant")
     return array
+
+
+def phases(t: Translation, node: Node) -> tuple[str, Encoding]:
+    """frequency . x + phase of random features, as codes of one period."""
+    frequency, phase = (_constant(t, name) for name in node.operands[1:])
+    x = t.narrow(node.operands[0])
+    codes, scales = weight_of(t, node, frequency, 0)
+    bound = int(np.abs(codes.astype(np.int64)).sum(axis=1).max(initial=0)) * max(-x.low, x.high)
+    sums = t.emit("linear", x.name, t.emit("widen", t.constant(codes, "codes")))
+    unit = x.scale * scales
+    bias = np.rint(phase / unit)
+    t.bounded(bound + int(np.abs(bias).max(initial=0)), frequency.shape[1])
+    shifted = Sums(t.emit("add", sums, t.constant(bias.astype(np.int32), "bias")), unit, -bound, bound)
+    bits = t.options.table_bits
+    period = 2 * np.pi / (1 << bits)
+    return t.requantized(shifted, period, "wrap", bits=bits), Encoding(period, 0, 0, (1 << bits) - 1)
 
 
 def measured(node: Node) -> str:

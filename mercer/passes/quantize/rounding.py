@@ -82,7 +82,7 @@ def seen(library: Library, node: Node, operands: Sequence[Matrix], window: Seque
     operator whose rows are not known here.
     """
     match node.operator:
-        case "linear" | "matmul" | "random_fourier_features":
+        case "linear" | "matmul" | "random_fourier_features" | "sigma_delta_features":
             return _thinned(operands[0].reshape(1, -1, operands[0].shape[-1]))
         case "conv1d" | "conv2d" | "conv3d":
             groups = node.attribute("groups")

@@ -11,6 +11,7 @@ from mercer.ir.graph import AttributeValue, Node
 from mercer.ir.types import TensorType
 from mercer.passes.factorize.contractions import per_axis
 from mercer.passes.quantize.kernel_rules import KERNELS
+from mercer.passes.quantize.noise_shaping_rules import NOISE_SHAPING
 from mercer.passes.quantize.normalization_rules import NORMALIZATION
 from mercer.passes.quantize.ranges import Matrix
 from mercer.passes.quantize.rotate import is_rotation, rotated
@@ -228,6 +229,7 @@ RULES: dict[str, Rule] = {
         _moved,
     ),
     **KERNELS,
+    **NOISE_SHAPING,
     **NORMALIZATION,
     **SAMPLING,
 }
