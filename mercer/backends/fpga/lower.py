@@ -19,7 +19,7 @@ from mercer.backends.fpga.stages import Stage
 from mercer.ir.graph import Graph
 from mercer.ir.library import Library
 from mercer.ir.types import Array
-from mercer.runtime.errors import MercerError
+from mercer.runtime.errors import MercerError, nearest
 from mercer.runtime.simulation import StreamSpec
 
 
@@ -54,7 +54,7 @@ def lower(graph: Graph, library: Library, weights: Mapping[str, Array] | None = 
             continue
         rule = RULES.get(node.operator)
         if rule is None:
-            raise state.unsupported(node, "there is no module for it", f"it takes {', '.join(sorted(RULES))}")
+            raise state.unsupported(node, "there is no module for it", _nearest_form(node.operator))
         state.forms[node.name] = rule(state, node)
     outputs: list[str] = []
     specs: list[StreamSpec] = []
@@ -64,6 +64,24 @@ def lower(graph: Graph, library: Library, weights: Mapping[str, Array] | None = 
         specs.append(spec)
     ordered = _ordered(state, outputs)
     return Dataflow(tuple(state.inputs.values()), ordered, tuple(outputs), tuple(state.input_specs), tuple(specs))
+
+
+_NEAREST = {
+    "adaptive_avg_pool1d": "avg_pool1d with a window that divides the length",
+    "adaptive_avg_pool2d": "avg_pool2d with a window that divides the image",
+    "conv3d": "conv2d, with the third axis as channels",
+    "conv_transpose1d": "conv1d of fewer, wider pixels",
+    "conv_transpose2d": "conv2d of fewer, wider pixels",
+    "integer_softmax": "argmax, or softmax outside of the design",
+    "softmax": "argmax, or softmax outside of the design",
+    "topk": "argmax",
+}
+
+
+def _nearest_form(operator: str) -> str:
+    """What can be taken instead of an operator: of its kind, of nearly its name, or its integer form."""
+    close = _NEAREST.get(operator) or nearest(operator, RULES)
+    return f"the nearest form: {close}" if close else "an operator in integers: compile with --quantize w8a8"
 
 
 def _leaving(state: Lowering, name: str) -> tuple[str, StreamSpec]:

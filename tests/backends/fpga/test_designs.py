@@ -230,7 +230,11 @@ def test_a_float_model_compiles_runs_and_travels(tmp_path: Path) -> None:
 
 
 REFUSED: Mapping[str, tuple[str, str]] = {
-    "sqrt(x)": ("`sqrt` cannot be put into hardware: there is no module for it", "it takes"),
+    "sqrt(x)": ("`sqrt` cannot be put into hardware: there is no module for it", "--quantize"),
+    "adaptive_avg_pool2d(x; size = 2)": (
+        "`adaptive_avg_pool2d` cannot be put into hardware",
+        "avg_pool2d with a window",
+    ),
     "relu(x)": ("`relu` cannot be put into hardware: it computes in real numbers", "--quantize"),
     "dequantize(widen(c) * widen(c); scale = 1.0)": ("`mul` .* both operands are computed", "a constant factor"),
     "f32(conv2d(widen(c), widen(w)))": ("`conv2d` .* its window is 15 x 15", "at most 13 x 13"),
