@@ -51,6 +51,10 @@ def reference(function: str, **names: str) -> Any:
     return call
 
 
+def largest(x: torch.Tensor, k: int) -> torch.Tensor:
+    return torch.topk(x, k, dim=-1).values
+
+
 RECORDS: tuple[Record, ...] = (
     Record(
         "slice_axis",
@@ -177,6 +181,13 @@ RECORDS: tuple[Record, ...] = (
         ),
         pad,
         (bad("at most 4; 3 given", (2, 3), widths=(1, 2, 3)),),
+    ),
+    Record(
+        "top_k",
+        (sample(normal(3, 7), k=2), sample(normal(2, 3, 9), k=9), sample(integers(4, 30, high=5), k=12)),
+        largest,
+        (bad("top_k takes 1 to 4 of 4 elements; k is 5", (2, 4), k=5),),
+        differentiable=False,
     ),
     Record("tril", (sample(normal(2, 4, 3)), sample(normal(3, 4), diagonal=1)), reference("tril")),
     Record("triu", (sample(normal(2, 4, 3)), sample(normal(3, 4), diagonal=-1)), reference("triu")),
