@@ -1,9 +1,10 @@
 """What quantization costs: models trained on real data with fixed seeds, in f32, W8A8 and W4A8.
 
-python benchmarks/quantization.py [--json] [--effort PART] [NAME ...]
+python benchmarks/quantization.py [--json] [--effort PART] [--trained] [NAME ...]
 
-The score is the accuracy on the test split in percent, or the PSNR of an image in dB. Ranges come from samples to train
-on. `bytes` are those of the weights in the artifact.
+The score is the accuracy on the test split in percent, or the PSNR of an image in dB; the loss is cross-entropy or mean
+squared error on the same split. Ranges come from samples to train on. `bytes` are those of the weights in the artifact.
+`--trained` adds models that went on training with fake quantization, from the weights in f32, for half as many steps.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Row:
     scheme: str
     unit: str
     score: float
+    loss: float
     drop: float
     bar: float | None
     bytes: int
@@ -62,13 +64,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """A model, its data, how it is trained (the effort scales the number of steps), and what it may lose."""
+    """A model, its data, how it is trained, and what it may lose: Adam with decoupled weight decay on batches of that
+    size (the whole data when it is none), at a rate that rises and falls."""
 
     data: Callable[[], Data]
-    train: Callable[[mercer.Program, Data, float], nn.Module]
+    steps: int
+    rate: float
     score: Callable[[np.ndarray, np.ndarray], float]
     unit: str
     bars: dict[str, float]
+    loss: Callable[..., torch.Tensor] = cross_entropy
+    decay: float = 0.01
+    batch: int | None = None
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -108,29 +116,26 @@ def image() -> Data:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train_demo(program: mercer.Program, data: Data, effort: float) -> nn.Module:
-    split = demo.Split(data.train_x, data.train_y, data.test_x, data.test_y)
-    return demo.train(program, split, max(1, round(effort * demo.EPOCHS)))
-
-
-def trainer(steps: int, rate: float, loss: Callable[..., torch.Tensor] = cross_entropy, decay: float = 0.01) -> Any:
-    """Adam with decoupled weight decay on the whole data, at a rate that rises and falls."""
-
-    def train(program: mercer.Program, data: Data, effort: float) -> nn.Module:
-        net = program.torch(SEED).train()
-        x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
-        count = max(4, round(effort * steps))
-        optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=count)
-        for _ in range(count):
-            error = loss(net(x), y)
-            optimizer.zero_grad()
-            error.backward()
-            optimizer.step()
-            schedule.step()
-        return net.eval()
-
-    return train
+def fit(net: nn.Module, task: Task, data: Data, steps: int, rate: float) -> dict[str, torch.Tensor]:
+    """Train; the state."""
+    x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
+    random = torch.Generator().manual_seed(SEED)
+    batches = iter(())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=task.decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    net.train()
+    for _ in range(steps):
+        chosen = next(batches, None)
+        if chosen is None:
+            batches = iter(torch.split(torch.randperm(len(x), generator=random), task.batch or len(x)))
+            chosen = next(batches)
+        samples = x[chosen] if task.augment is None else task.augment(x[chosen], random)
+        loss = task.loss(net(samples), y[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net.state_dict()
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -146,57 +151,71 @@ def psnr(values: np.ndarray, expected: np.ndarray) -> float:
 
 
 CLASSES = {"w8a8": 0.5, "w4a8": 1.5}
+STEPS = demo.EPOCHS * -(-1437 // demo.BATCH)
 TASKS = {
-    "digits": Task(digit_images, train_demo, accuracy, "%", CLASSES),
-    "rbf": Task(tumours, trainer(300, 0.02), accuracy, "%", CLASSES),
-    "siren": Task(image, trainer(600, 0.002, mse_loss, 0.0), psnr, "dB", {"w8a8": 1.0}),
-    "kan": Task(digit_pixels, trainer(200, 0.02), accuracy, "%", CLASSES),
-}
+    "digits": Task(
+        digit_images, STEPS, demo.LEARNING_RATE, accuracy, "%", CLASSES,
+        decay=demo.WEIGHT_DECAY, batch=demo.BATCH, augment=demo.jitter,
+    ),
+    "rbf": Task(tumours, 300, 0.02, accuracy, "%", CLASSES),
+    "siren": Task(image, 600, 0.002, psnr, "dB", {"w8a8": 1.0, "w4a8": 1.0}, loss=mse_loss, decay=0.0),
+    "kan": Task(digit_pixels, 200, 0.02, accuracy, "%", CLASSES),
+}  # fmt: skip
 """By the name of the program in `examples/`."""
 
 
-def measure(name: str, effort: float = 1.0) -> Iterator[Row]:
+def measure(name: str, effort: float = 1.0, trained: bool = False) -> Iterator[Row]:
     """Train and compile one model; `effort` scales the number of steps."""
     task, program = TASKS[name], mercer.parse(EXAMPLES / f"{name}.mer")
-    data = task.data()
-    start = time.perf_counter()
-    weights = task.train(program, data, effort).state_dict()
-    seconds, whole = time.perf_counter() - start, 0.0
+    data, steps = task.data(), max(4, round(effort * task.steps))
     samples = data.train_x[:: max(1, len(data.train_x) // CALIBRATION)]
-    for scheme in ("f32", "w8a8", "w4a8"):
-        if scheme != "f32":
-            start = time.perf_counter()
-        quantize = None if scheme == "f32" else scheme
-        executable = mercer.compile(program, weights=weights, data=samples, quantize=quantize)
-        score = task.score(np.asarray(executable(data.test_x)), data.test_y)
-        whole = score if scheme == "f32" else whole
+    whole = 0.0
+
+    def row(scheme: str, quantize: str | None, state: dict[str, torch.Tensor], start: float) -> Row:
+        executable = mercer.compile(program, weights=state, data=samples, quantize=quantize)
+        found = np.array(executable(data.test_x))
+        score = task.score(found, data.test_y)
+        loss = task.loss(torch.from_numpy(found), torch.from_numpy(data.test_y)).item()
         stored = executable.artifact.manifest.members["weights.safetensors"].bytes
-        seconds = seconds if scheme == "f32" else time.perf_counter() - start
-        yield Row(name, scheme, task.unit, score, whole - score, task.bars.get(scheme), stored, seconds)
+        drop, bar = whole - score if quantize else 0.0, task.bars.get(quantize or "")
+        return Row(name, scheme, task.unit, score, loss, drop, bar, stored, time.perf_counter() - start)
+
+    start = time.perf_counter()
+    weights = fit(program.torch(SEED), task, data, steps, task.rate)
+    yield (first := row("f32", None, weights, start))
+    whole = first.score
+    for scheme in task.bars:
+        yield row(scheme, scheme, weights, time.perf_counter())
+    for scheme in task.bars if trained else ():
+        start = time.perf_counter()
+        net = program.torch(weights=weights, data=samples, quantize=scheme)
+        yield row(f"{scheme} trained", scheme, fit(net, task, data, steps // 2, task.rate / 2), start)
 
 
-def run(names: Sequence[str], effort: float = 1.0) -> Iterator[Row]:
+def run(names: Sequence[str], effort: float = 1.0, trained: bool = False) -> Iterator[Row]:
     torch.set_num_threads(1)
     for name in names or TASKS:
-        yield from measure(name, effort)
+        yield from measure(name, effort, trained)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("names", nargs="*", choices=[*TASKS, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TASKS))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--effort", type=float, default=1.0, metavar="PART")
+    parser.add_argument("--trained", action="store_true")
     chosen = parser.parse_args()
+    rows = run(chosen.names, chosen.effort, chosen.trained)
     if chosen.json:
-        print(json.dumps([asdict(row) | {"met": row.met} for row in run(chosen.names, chosen.effort)], indent=2))
+        print(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=2))
         return
-    print(f"{'model':8} {'scheme':6} {'score':>8}    {'drop':>6} {'bar':>5}      {'bytes':>8} {'seconds':>8}")
-    for row in run(chosen.names, chosen.effort):
+    print("model   scheme          score       loss   drop   bar          bytes seconds")
+    for row in rows:
         verdict = "" if row.bar is None else "met" if row.met else "MISSED"
         bar = "" if row.bar is None else f"{row.bar:.1f}"
         print(
-            f"{row.model:8} {row.scheme:6} {row.score:8.2f} {row.unit:2} {row.drop:6.2f} {bar:>5} {verdict:6} "
-            f"{row.bytes:7} {row.seconds:8.1f}",
+            f"{row.model:7} {row.scheme:12} {row.score:8.2f} {row.unit:2} {row.loss:7.4f} {row.drop:6.2f} {bar:>5} "
+            f"{verdict:6} {row.bytes:7} {row.seconds:7.1f}",
             flush=True,
         )
 
