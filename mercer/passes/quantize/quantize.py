@@ -53,10 +53,11 @@ class Quantize(Pass):
     Weights get symmetric codes of `weights` bits (1 to 8), one scale per output channel unless `per_channel` is off.
     Activations get codes of `activations` bits (2 to 8) with a zero point; their range comes from the data by
     `calibration`: `minmax`, `percentile`, `mse` or `entropy`. With `rounding` = `gptq` the errors of the codes of a
-    row make up for each other on the data, with `nearest` each code is the closest. `codes` are `uniform`, `ternary`,
-    `power_of_two` or `power`, see `code_books`. Linear maps are computed in i32 and are proved not to overflow;
-    functions are tables of 2**`table_bits` codes; what has no integer form stays in real numbers, and the ledger says
-    why. With `bias_correction` the mean error of each quantized weight is taken back (Nagel et al. 2019).
+    row make up for each other on the data, with `nearest` each code is the closest; `auto` is `gptq` up to six bits.
+    `codes` are `uniform`, `ternary`, `power_of_two` or `power`, see `code_books`. Linear maps are computed in i32 and
+    are proved not to overflow; functions are tables of 2**`table_bits` codes; what has no integer form stays in real
+    numbers, and the ledger says why. With `bias_correction` the mean error of each quantized weight is taken back
+    (Nagel et al. 2019).
 
     Needs a Graph after `bind`, `batch_norm` and `fold`, and data, or ranges from training with fake quantization: then
     codes of weights are the nearest and no error is taken back, since the weights were trained with theirs. Class:
@@ -73,7 +74,7 @@ class Quantize(Pass):
     per_channel: bool = True
     bias_correction: bool = True
     table_bits: int = 10
-    rounding: str = "gptq"
+    rounding: str = "auto"
     codes: str = "uniform"
 
     def __post_init__(self) -> None:

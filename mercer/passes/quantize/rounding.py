@@ -16,7 +16,10 @@ from mercer.passes.quantize.code_books import Levels, code_books, nearest_level
 from mercer.passes.quantize.ranges import Codes, Matrix, best_scales, weight_codes
 from mercer.passes.quantize.translation import Coded, Options, Translation
 
-ROUNDINGS = ("nearest", "gptq")
+ROUNDINGS = ("auto", "nearest", "gptq")
+
+_FINE = 7
+"""Bits from which on weights lose less than activations do: `auto` takes the nearest codes there."""
 
 _ROWS = 2048
 """Inputs of a linear map that its second moments are taken from."""
@@ -42,7 +45,7 @@ def weight_of(t: Translation, node: Node, weight: Matrix, axis: int | None) -> t
     """
     options = t.options
     rows = None
-    if options.rounding == "gptq" and (weight.ndim == 2 or node.operator not in ("linear", "matmul")):
+    if _compensates(options) and (weight.ndim == 2 or node.operator not in ("linear", "matmul")):
         inputs = [t.samples[name] for name in node.operands if t.known(name) is None]
         rows = seen(t.library, node, [_coarse(t, node.operands[0]), *inputs[1:]], weight.shape)
     if rows is None:
@@ -56,13 +59,17 @@ def weight_of(t: Translation, node: Node, weight: Matrix, axis: int | None) -> t
 
 def rounded(options: Options, weight: Matrix, rows: Matrix, shared: bool = False) -> tuple[Codes, Matrix]:
     """Codes of weight[g, o, k] that is multiplied with rows[g, n, k], and scales[g * o], or [1] for all together."""
-    if options.rounding == "nearest" or rows.shape[2] > _FAN_IN:
+    if not _compensates(options) or rows.shape[2] > _FAN_IN:
         flat = weight.reshape(-1, weight.shape[2])
         codes, scales = weight_codes(flat, options.weights, None if shared else 0, options.codes)
         return codes.reshape(weight.shape), scales
     books = code_books(options.codes, options.weights)
     codes, scales = compensated(weight, moments(rows, options.bias_correction), books, shared)
     return codes, scales.reshape(-1)[: 1 if shared else None]
+
+
+def _compensates(options: Options) -> bool:
+    return options.rounding == "gptq" or (options.rounding == "auto" and options.weights < _FINE)
 
 
 def _coarse(t: Translation, name: str) -> Matrix:

@@ -88,7 +88,7 @@ class Options:
     per_channel: bool
     bias_correction: bool
     table_bits: int
-    rounding: str = "gptq"
+    rounding: str = "auto"
     codes: str = "uniform"
 
 
