@@ -1,7 +1,8 @@
-"""Products, scales, tables and lane converters, bit for bit and cycle for cycle."""
+"""Products, scales, tables, normalization and lane converters, bit for bit and cycle for cycle."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.scaling import reach
 from mercer.backends.fpga.stages import Depthwise, MatrixVector, Rescale, Scale, Stream, Table, Width
+from mercer.backends.fpga.stages_vectors import Modulate, Normalize, Slice
 from tests.backends.fpga.bench import Bench, plant
 from tests.backends.fpga.cases import Case, build_cases, check
 
@@ -36,9 +38,10 @@ def scale(channels: int, shift: int, wrap_bits: int | None = None, low: int = -1
     return Scale(multipliers, shift, -7, low, high, wrap_bits)
 
 
-def codes(samples: int, elements: int, interval: Interval) -> np.ndarray:
+def codes(elements: int, interval: Interval, inputs: int) -> np.ndarray:
+    """[samples, elements] with at least `inputs` numbers; the first two samples are the ends of the interval."""
     random = np.random.default_rng(elements)
-    x = random.integers(interval.low, interval.high + 1, (samples, elements))
+    x = random.integers(interval.low, interval.high + 1, (max(4, -(-inputs // elements)), elements))
     x[0], x[1] = interval.low, interval.high
     return x
 
@@ -52,7 +55,7 @@ def product(
     to: Scale | None = None,
     inputs: Interval = CODES,
     vectors: int = 2,
-    samples: int = 6,
+    amount: int = 0,
 ) -> Case:
     random = np.random.default_rng(rows * columns)
     weight = random.integers(weights.low, weights.high + 1, (rows, columns))
@@ -70,12 +73,12 @@ def product(
         pe=pe,
         simd=simd,
     )
-    x = codes(samples, vectors * columns, inputs)
-    sums = x.reshape(samples, vectors, columns) @ weight.T + bias
-    return Case(stage, [x], requantized(sums, to).reshape(samples, -1))
+    x = codes(vectors * columns, inputs, amount)
+    sums = x.reshape(-1, vectors, columns) @ weight.T + bias
+    return Case(stage, [x], requantized(sums, to).reshape(len(x), -1))
 
 
-def depthwise(channels: int, taps: int, lanes: int, to: Scale | None = None, windows: int = 3) -> Case:
+def depthwise(channels: int, taps: int, lanes: int, to: Scale | None = None, windows: int = 3, amount: int = 0) -> Case:
     random = np.random.default_rng(channels * taps)
     weight = random.integers(-8, 8, (channels, taps))
     bias = random.integers(-300, 300, channels)
@@ -90,21 +93,21 @@ def depthwise(channels: int, taps: int, lanes: int, to: Scale | None = None, win
         windows=windows,
         lanes=lanes,
     )
-    x = codes(5, windows * taps * channels, CODES)
-    sums = np.einsum("swtc,ct->swc", x.reshape(5, windows, taps, channels), weight) + bias
-    return Case(stage, [x], requantized(sums, to).reshape(5, -1))
+    x = codes(windows * taps * channels, CODES, amount)
+    sums = np.einsum("swtc,ct->swc", x.reshape(-1, windows, taps, channels), weight) + bias
+    return Case(stage, [x], requantized(sums, to).reshape(len(x), -1))
 
 
-def rescale(channels: int, lanes: int, to: Scale, bits: int, samples: int = 4) -> Case:
+def rescale(channels: int, lanes: int, to: Scale, bits: int, amount: int = 0) -> Case:
     interval = Interval(-(1 << bits - 1), (1 << bits - 1) - 1)
     stream = Stream(3, channels, interval)
     stage = Rescale(name=f"scale {channels} {to.shift}", sources=("x",), input=stream, scale=to, lanes=lanes)
-    x = codes(samples, stream.elements, interval)
-    output = requantized(x.reshape(samples, 3, channels), to)
-    return Case(stage, [x], output.reshape(samples, -1))
+    x = codes(stream.elements, interval, amount)
+    output = requantized(x.reshape(-1, 3, channels), to)
+    return Case(stage, [x], output.reshape(len(x), -1))
 
 
-def table(channels: int, lanes: int, entries: int, low: int, each: bool) -> Case:
+def table(channels: int, lanes: int, entries: int, low: int, each: bool, amount: int = 0) -> Case:
     random = np.random.default_rng(entries)
     contents = random.integers(-128, 128, (channels, entries) if each else entries)
     interval = Interval(low, low + entries - 1)
@@ -116,54 +119,124 @@ def table(channels: int, lanes: int, entries: int, low: int, each: bool) -> Case
         low=low,
         lanes=lanes,
     )
-    x = codes(3, 50 * channels, interval).reshape(3, 50, channels)
+    x = codes(50 * channels, interval, amount).reshape(-1, 50, channels)
     y = contents[np.arange(channels), x - low] if each else contents[x - low]
-    return Case(stage, [x.reshape(3, -1)], y.reshape(3, -1))
+    return Case(stage, [x.reshape(len(x), -1)], y.reshape(len(x), -1))
 
 
-def width(before: int, after: int, bits: int = 5) -> Case:
+def width(before: int, after: int, bits: int = 5, amount: int = 0) -> Case:
     interval = Interval(-(1 << bits - 1), (1 << bits - 1) - 1)
     stream = Stream(4, 12, interval, before)
-    x = codes(4, 48, interval)
+    x = codes(48, interval, amount)
     return Case(Width(name=f"width {before} {after}", sources=("x",), input=stream, lanes=after), [x], x)
 
 
+def normalize(size: int, bits: int, centered: bool, eps: int = 0, fraction: int = 12, amount: int = 0) -> Case:
+    """The operator's formula in integers without limits."""
+    interval = Interval(-(1 << bits - 1), (1 << bits - 1) - 1)
+    stage = Normalize(
+        name=f"normalize {size}",
+        sources=("x",),
+        input=Stream(2, size, interval),
+        size=size,
+        vectors=2,
+        fraction=fraction,
+        eps=eps,
+        centered=centered,
+    )
+    x = codes(2 * size, interval, amount)
+    x[2, 1:size] = x[2, 0]  # nearly constant
+    vectors = x.reshape(-1, size).tolist()
+    y: list[int] = []
+    for vector in vectors:
+        v = [size * e - sum(vector) if centered else e for e in vector]
+        root = max(math.isqrt(sum(e * e for e in v) * 4096 // size + eps), 1)
+        half = root // 2 if sum(e * e for e in v) * 4096 // size + eps else 0
+        y += [((e << fraction + 6) + half) // root for e in v]
+    return Case(stage, [x], np.array(y).reshape(len(x), -1))
+
+
+def sliced(channels: int, start: int, stop: int, lanes: int, amount: int = 0) -> Case:
+    stage = Slice(
+        name=f"slice {start}:{stop}",
+        sources=("x",),
+        input=Stream(3, channels, CODES),
+        start=start,
+        stop=stop,
+        lanes=lanes,
+    )
+    x = codes(3 * channels, CODES, amount)
+    return Case(stage, [x], x.reshape(-1, 3, channels)[:, :, start:stop].reshape(len(x), -1))
+
+
+def modulated(channels: int, lanes: int, zero: int, fraction: int, masks: Interval, amount: int = 0) -> Case:
+    stage = Modulate(
+        name=f"modulate {channels}",
+        sources=("x", "m"),
+        input=Stream(6, channels, CODES),
+        masks=Stream(6, 1, masks),
+        fraction=fraction,
+        zero=zero,
+        lanes=lanes,
+    )
+    x = codes(6 * channels, CODES, amount)
+    m = np.random.default_rng(channels).integers(masks.low, masks.high + 1, (len(x), 6, 1))
+    products = (x.reshape(-1, 6, channels) - zero) * m
+    y = (2 * products + (1 << fraction)) >> fraction + 1
+    return Case(stage, [x, m.reshape(len(x), -1)], y.reshape(len(x), -1))
+
+
 TERNARY, NIBBLE = Interval(-1, 1), Interval(-8, 7)
-CASES = [
-    product(6, 8, 1, 1, to=scale(6, 20)),
-    product(6, 8, 3, 2, NIBBLE, to=scale(6, 24)),
-    product(6, 8, 6, 8, NIBBLE, to=scale(1, 18)),
-    product(4, 6, 2, 6, TERNARY),
-    product(4, 6, 4, 1, NIBBLE, inputs=NIBBLE),
-    product(5, 4, 5, 4, vectors=1),
-    product(4, 4, 2, 2, to=scale(4, 17, wrap_bits=10)),
-    product(1, 9, 1, 3, inputs=Interval(0, 15), to=scale(1, 16, low=-512, high=511)),
-    depthwise(6, 9, 2, to=scale(6, 15)),
-    depthwise(4, 1, 4, to=scale(4, 12, wrap_bits=8)),
-    depthwise(3, 25, 1),
-    depthwise(4, 4, 4, to=scale(1, 14)),
-    rescale(4, 2, scale(4, 31), 32, samples=900),
-    rescale(3, 3, scale(3, 8), 12),
-    rescale(4, 2, scale(4, 20), 8, samples=90),
-    rescale(2, 1, scale(1, 1), 8),
-    rescale(2, 1, scale(2, 62), 32),
-    rescale(4, 1, scale(4, 24, wrap_bits=12), 28, samples=900),
-    rescale(2, 2, scale(2, 40, low=-(1 << 31), high=(1 << 31) - 1), 32),
-    table(4, 2, 256, -128, each=False),
-    table(3, 1, 1024, 0, each=False),
-    table(6, 2, 16, -8, each=True),
-    table(4, 4, 5, 3, each=True),
-    width(1, 4),
-    width(6, 2),
-    width(2, 1),
-    width(4, 12),
-    width(3, 3),
-]
+
+
+def cases(amount: int = 0) -> list[Case]:
+    """Every shape of every stage, each with at least `amount` inputs."""
+    return [
+        product(6, 8, 1, 1, to=scale(6, 20), amount=amount),
+        product(6, 8, 3, 2, NIBBLE, to=scale(6, 24), amount=amount),
+        product(6, 8, 6, 8, NIBBLE, to=scale(1, 18), amount=amount),
+        product(4, 6, 2, 6, TERNARY, amount=amount),
+        product(4, 6, 4, 1, NIBBLE, inputs=NIBBLE, amount=amount),
+        product(5, 4, 5, 4, vectors=1, amount=amount),
+        product(4, 4, 2, 2, to=scale(4, 17, wrap_bits=10), amount=amount),
+        product(1, 9, 1, 3, inputs=Interval(0, 15), to=scale(1, 16, low=-512, high=511), amount=amount),
+        depthwise(6, 9, 2, to=scale(6, 15), amount=amount),
+        depthwise(4, 1, 4, to=scale(4, 12, wrap_bits=8), amount=amount),
+        depthwise(3, 25, 1, amount=amount),
+        depthwise(4, 4, 4, to=scale(1, 14), amount=amount),
+        rescale(4, 2, scale(4, 31), 32, amount=amount),
+        rescale(3, 3, scale(3, 8), 12, amount=amount),
+        rescale(4, 2, scale(4, 20), 8, amount=amount),
+        rescale(2, 1, scale(1, 1), 8, amount=amount),
+        rescale(2, 1, scale(2, 62), 32, amount=amount),
+        rescale(4, 1, scale(4, 24, wrap_bits=12), 28, amount=amount),
+        rescale(2, 2, scale(2, 40, low=-(1 << 31), high=(1 << 31) - 1), 32, amount=amount),
+        table(4, 2, 256, -128, each=False, amount=amount),
+        table(3, 1, 1024, 0, each=False, amount=amount),
+        table(6, 2, 16, -8, each=True, amount=amount),
+        table(4, 4, 5, 3, each=True, amount=amount),
+        width(1, 4, amount=amount),
+        width(6, 2, amount=amount),
+        width(2, 1, amount=amount),
+        width(4, 12, amount=amount),
+        width(3, 3, amount=amount),
+        normalize(8, 10, True, eps=700, amount=amount),
+        normalize(5, 6, True, fraction=9, amount=amount),
+        normalize(4, 8, False, amount=amount),
+        sliced(6, 2, 4, 2, amount=amount),
+        sliced(5, 0, 3, 1, amount=amount),
+        sliced(4, 3, 4, 1, amount=amount),
+        modulated(4, 2, -5, 7, Interval(0, 128), amount=amount),
+        modulated(3, 3, 7, 3, Interval(-100, 100), amount=amount),
+    ]
+
+
+CASES = cases()
 
 NOT_ROUNDED = {"mercer_requantize": ("(SUM_BITS'(1) <<< (SHIFT - 1))", "(SUM_BITS'(1) <<< (SHIFT - 2))")}
 FAULTY = [
     replace(product(6, 8, 3, 2, NIBBLE, to=scale(6, 24)), fault=True),
-    replace(rescale(4, 2, scale(4, 20), 8, samples=90), fault=True),
+    replace(rescale(4, 2, scale(4, 20), 8, amount=1000), fault=True),
 ]
 
 
@@ -178,6 +251,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_products_scales_and_tables(bench: Bench, seed: int) -> None:
     """Among the cases are products and scales with a wrong rounding bit, which must give something else."""
     check(bench, [*CASES, *FAULTY], seed)
+
+
+@pytest.mark.slow
+def test_many_inputs(bench: Bench) -> None:
+    """10,000 numbers for each of the same units, without stalls and with them."""
+    many = [*cases(10_000), *FAULTY]
+    for seed in (0, 4):
+        check(bench, many, seed)
 
 
 def test_the_cycles_of_a_stage_are_those_of_its_timing() -> None:
