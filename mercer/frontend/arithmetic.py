@@ -273,6 +273,8 @@ def scalar_call(name: str, arguments: tuple[AnyValue, ...], default: DType) -> S
         if any(isinstance(v, SCALARS) and not isinstance(v, Index) for v in arguments):
             raise OperandError(f"`{name}` takes real numbers; found {dtype}", hint="convert with f32(value)")
         dtype = default
+    if name == "xor" and not dtype.is_integer:
+        raise OperandError(f"`xor` takes integers; found {dtype}", hint="convert with i32(value)")
     if name in ("and", "or", "not") and dtype is not DType.BOOL:
         raise OperandError(f"`{name}` takes truth values; found {dtype}")
     if name not in ("and", "or", "not", "eq", "ne") and dtype is DType.BOOL:

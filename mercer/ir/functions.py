@@ -91,6 +91,7 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": np.minimum,
     "max": np.maximum,
     "atan2": np.arctan2,
+    "xor": np.bitwise_xor,
     "neg": np.negative,
     "abs": np.abs,
     "complex": _complex,
@@ -135,7 +136,7 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Any]] = {
 """One rule for every entry of `index.FUNCTIONS`."""
 
 _ARITHMETIC = frozenset(
-    ("add", "sub", "mul", "div", "floordiv", "mod", "min", "max")
+    ("add", "sub", "mul", "div", "floordiv", "mod", "min", "max", "xor")
     + ("neg", "abs", "sign", "floor", "ceil", "round", "trunc", "sqrt")
 )
 """Computed in the type of the result."""

@@ -61,6 +61,7 @@ FUNCTIONS: dict[str, Function] = {
         *(Function(name, 2) for name in ("add", "sub", "mul", "div", "floordiv", "mod", "pow", "min", "max", "atan2")),
         *(Function(name, 1) for name in ("neg", "sign", "floor", "ceil", "round", "trunc", "conj")),
         *(Function(name, 1, Result.REAL) for name in ("abs", "real", "imag", "angle")),
+        Function("xor", 2),  # of the bits of two integers
         Function("complex", 2, Result.COMPLEX),  # complex(re, im) of two f32
         *(Function(name, 1) for name in ("exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "erf", "sigmoid")),
         *(Function(name, 1) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")),

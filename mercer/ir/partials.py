@@ -229,6 +229,7 @@ PARTIALS: dict[str, Rule] = {
     "min": _extremum("lt"),
     "max": _extremum("gt"),
     "atan2": _atan2,
+    "xor": _flat,
     "neg": lambda g, y: (g.map("neg"),),
     "abs": _abs,
     "complex": _complex,

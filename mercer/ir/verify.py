@@ -442,6 +442,8 @@ def _functions_are_typed(_: Nest, parts: _Parts, __: _Scope) -> Faults:
             yield f"{name} of {', '.join(map(str, values))}"
         if (values[0].is_complex and name not in OF_COMPLEX) or (name in ONLY_COMPLEX and not values[0].is_complex):
             yield f"{name} of {', '.join(map(str, values))}"
+        if name == "xor" and not values[0].is_integer:
+            yield f"xor of {values[0]}"
         wanted = FUNCTIONS[name].result.of(values[0])
         if expr.dtype is not wanted:
             yield f"{name} of {', '.join(map(str, values))} is {wanted}, not {expr.dtype}"

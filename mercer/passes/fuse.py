@@ -33,7 +33,7 @@ from mercer.passes.rewrite import Refusal, RewriteStatistics
 
 CHEAP = frozenset(
     ("add", "sub", "mul", "neg", "abs", "sign", "min", "max", "where", "cast", "floor", "ceil", "round", "trunc")
-    + ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not")
+    + ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor")
 )
 """Functions of about one cycle, which may be computed again rather than stored."""
 

@@ -128,6 +128,8 @@ def test_scalar_function(name: str) -> None:
         body = f"g(x[n, p]) {({'add': '+', 'sub': '-', 'mul': '*', 'div': '/', 'pow': '**'})[name]} x[n, p]"
     elif name in COMPLEX:
         body = COMPLEX[name]
+    elif name == "xor":
+        body = "f32(xor(i32(20*x[n, p]), i32(p)) - xor(5, i32(9*x[n, p])))"
     elif name == "where":
         body = "where(x[n, p] > 0, g(x[n, p]), x[n, p])"
     elif name in ("log", "sqrt", "rsqrt", "log1p"):

@@ -237,6 +237,17 @@ def test_integer_division() -> None:
     assert_agrees(binary, {"x": values[0], "y": values[1].astype(np.int32)})
 
 
+def test_bits_of_integers() -> None:
+    x, y = (read(name, "k", dtype=DType.I32) for name in "xy")
+    statements = [
+        nest("s", axes(k=19), call("xor", x, y)),
+        nest("t", axes(k=19), call("xor", x, number(-7, DType.I32))),
+    ]
+    binary = build(program({name: tensor(19, dtype=DType.I32) for name in "xy"}, {}, statements, "s", "t"))
+    values = np.random.default_rng(0).integers(-(2**31), 2**31, (2, 19)).astype(np.int32)
+    assert_agrees(binary, dict(zip("xy", values, strict=True)))
+
+
 def test_real_division_and_powers() -> None:
     x, y = read("x", "k"), read("y", "k")
     names = ("floordiv", "mod", "div", "pow", "atan2")

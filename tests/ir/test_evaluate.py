@@ -313,7 +313,18 @@ def test_function(name: str, precision: DType | None) -> None:
 def test_all_functions_and_reducers_have_a_rule() -> None:
     assert NUMPY_FUNCTIONS.keys() == FUNCTIONS.keys()
     assert NUMPY_REDUCERS.keys() == set(Reducer)
-    assert FUNCTIONS.keys() - REFERENCES.keys() == {"and", "or", "not", "where", "cast"} | COMPLEX.keys()
+    assert FUNCTIONS.keys() - REFERENCES.keys() == {"and", "or", "not", "xor", "where", "cast"} | COMPLEX.keys()
+
+
+@pytest.mark.parametrize("dtype", [DType.I8, DType.I32, DType.I64])
+def test_xor(dtype: DType) -> None:
+    limits = np.iinfo(dtype.numpy)
+    pairs = [(a, b) for a in (limits.min, -3, 0, 5, limits.max) for b in (limits.min, -1, 6, limits.max)]
+    arrays = {name: np.array([pair[k] for pair in pairs], dtype.numpy) for k, name in enumerate("ab")}
+    statement = nest("y", call("xor", *(read(name, i, dtype=dtype) for name in "ab")), i=len(pairs))
+    (result,) = evaluate_statement(statement, arrays)
+    assert result.dtype == dtype.numpy
+    np.testing.assert_array_equal(result, [a ^ b for a, b in pairs])
 
 
 COMPLEX: dict[str, Any] = {

@@ -127,6 +127,7 @@ FAULTS: list[tuple[str, Graph | Nests, str]] = [
     ("functions-fit", one(Call("expp", (x(),), F32)), "expp is not a function"),
     ("functions-fit", one(Call("exp", (x(), x()), F32)), "exp takes 1 arguments, got 2"),
     ("functions-are-typed", one(call("add", Index(i), x())), "add of i32, f32"),
+    ("functions-are-typed", one(call("xor", x(), x())), "xor of f32"),
     ("functions-are-typed", one(Call("lt", (x(), x()), F32)), "lt of f32, f32 is bool, not f32"),
     ("functions-are-typed", one(call("where", x(), x(), x())), "the condition of where is f32"),
     ("functions-are-typed", one(call("not", x())), "not of f32"),

@@ -26,12 +26,13 @@ class Level(enum.IntEnum):
     NOT = 4
     COMPARE = 5
     BIT_OR = 6
-    BIT_AND = 7
-    ADD = 8
-    MULTIPLY = 9
-    UNARY = 10
-    POWER = 11
-    ATOM = 12
+    BIT_XOR = 7
+    BIT_AND = 8
+    ADD = 9
+    MULTIPLY = 10
+    UNARY = 11
+    POWER = 12
+    ATOM = 13
 
 
 _HINTS = {Level.COMPARE: "inside", Level.BIT_AND: "inside"}

@@ -26,6 +26,7 @@ OPERATORS: dict[str, tuple[str, Level]] = {
     "ge": (">=", Level.COMPARE),
     "and": ("&", Level.BIT_AND),
     "or": ("|", Level.BIT_OR),
+    "xor": ("^", Level.BIT_XOR),
 }
 """Functions that are infix operators on tensors and numbers alike (`and`, `or`: on truth values)."""
 
@@ -98,6 +99,7 @@ NUMBERS: dict[str, Callable[..., Any]] = {
     "ge": lambda a, b: a >= b,
     "and": lambda a, b: a and b,
     "or": lambda a, b: a or b,
+    "xor": lambda a, b: a ^ b,
     "not": lambda a: not a,
     "where": lambda condition, then, otherwise: then if condition else otherwise,
 }

@@ -239,7 +239,7 @@ Rule = Callable[[Site], "str | None"]
 
 NATIVE: dict[str, Native | Rule] = {
     # arithmetic
-    **{name: _infix(operator) for name, (operator, _) in OPERATORS.items() if name not in ("and", "or", "floordiv")},
+    **{n: _infix(operator) for n, (operator, _) in OPERATORS.items() if n not in ("and", "or", "xor", "floordiv")},
     "floor_divide": _infix("//"),
     "logical_and": _any_type("{0} & {1}"),
     "logical_or": _any_type("{0} | {1}"),

@@ -260,6 +260,7 @@ _INTEGER: dict[str, Callable[..., TirExpr]] = {
     "floordiv": _integer_division(tirx.floordiv),
     "mod": _integer_division(tirx.floormod),
     "pow": _integer_pow,
+    "xor": tirx.bitwise_xor,
     "min": tirx.min,
     "max": tirx.max,
     **{name: (lambda a: a) for name in ("floor", "ceil", "round", "trunc")},
