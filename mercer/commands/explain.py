@@ -118,21 +118,31 @@ def _show_design(design: Mapping[str, Any]) -> None:
             stage["module"],
             f"{stage['cycles']:,}",
             f"{stage['cycles'] / per_sample:.0%}",
-            str(stage["multipliers"]),
-            f"{stage['memory_bits']:,}",
+            *_counts(stage["estimate"]),
             ", ".join(f"{name} {stage['parameters'][name]}" for name in _FOLDING if name in stage["parameters"]),
         )
         for stage in design["stages"]
     ]
-    columns = ("stage", "module", ">cycles", ">busy", ">multipliers", ">memory bits", "folding")
+    rows.append(("(queues)", "mercer_fifo", "", "", *_counts(design["queues_estimate"]), ""))
+    columns = ("stage", "module", ">cycles", ">busy", ">LUT", ">FF", ">DSP", ">BRAM", "folding")
     show_table(columns, rows, title="Stages of the design, in the order of the data")
     words = sum(queue["width"] * queue["depth"] for queue in design["queues"])
     deepest = max(design["queues"], key=lambda queue: queue["depth"])
     print(f"Queues: {len(design['queues'])} with {words:,} bits; the deepest, {deepest['depth']} words, is before")
-    print(f"{deepest['to']}. The schematic is the member fpga/schematic.svg\n")
+    print(f"{deepest['to']}. The schematic is the member fpga/schematic.svg")
+    known = [entry for stage in design["stages"] if (entry := stage["estimate"])] + [design["queues_estimate"] or {}]
+    lut, ff, dsp, bram = (sum(entry.get(kind, 0) for entry in known) for kind in _COUNTED)
+    print(
+        f"About {lut:,} LUT4, {ff:,} flip-flops, {dsp:,} multipliers and {bram:,} block RAMs of an ECP5, as Yosys counts\n"
+    )
 
 
 _FOLDING = ("PE", "SIMD", "LANES")
+_COUNTED = ("lut", "ff", "dsp", "bram")
+
+
+def _counts(estimate: Mapping[str, int] | None) -> tuple[str, ...]:
+    return tuple(f"{estimate[kind]:,}" if estimate else "" for kind in _COUNTED)
 
 
 def _dims(symbols: Iterable[str], size: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mercer.backends.fpga.bench import cpp_bench
+from mercer.backends.fpga.estimate import estimates
 from mercer.backends.fpga.fifos import depths_of, schedule
 from mercer.backends.fpga.folding import fold, multipliers_of, parse_target
 from mercer.backends.fpga.generate import CLOCK, design_files
@@ -98,6 +100,7 @@ def simulate(
 def report_of(network: Network, depths: tuple[int, ...], target: str) -> dict[str, Any]:
     """Cycles per sample, latency, and a row per stage and per queue."""
     first = schedule(network, 2, depths).completion(network, 2)
+    counts = {name: dataclasses.asdict(each) for name, each in estimates(network, depths).items()}
     stages = [
         {
             "name": stage.name,
@@ -106,6 +109,7 @@ def report_of(network: Network, depths: tuple[int, ...], target: str) -> dict[st
             "cycles": stage.cycles,
             "latency": stage.timing().latency,
             "multipliers": multipliers_of(stage),
+            "estimate": counts.get(stage.name),
             "memory_bits": sum(4 * len(content.replace(b"\n", b"")) for content in stage.memories().values()),
             "parameters": stage.parameters(),
         }
@@ -121,5 +125,6 @@ def report_of(network: Network, depths: tuple[int, ...], target: str) -> dict[st
         "cycles_per_sample": network.period,
         "latency": int(first[0]),
         "stages": stages,
+        "queues_estimate": counts.get("queues"),
         "queues": queues,
     }
