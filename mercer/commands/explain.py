@@ -132,9 +132,7 @@ def _show_design(design: Mapping[str, Any]) -> None:
     print(f"{deepest['to']}. The schematic is the member fpga/schematic.svg")
     known = [entry for stage in design["stages"] if (entry := stage["estimate"])] + [design["queues_estimate"] or {}]
     lut, ff, dsp, bram = (sum(entry.get(kind, 0) for entry in known) for kind in _COUNTED)
-    print(
-        f"About {lut:,} LUT4, {ff:,} flip-flops, {dsp:,} multipliers and {bram:,} block RAMs of an ECP5, as Yosys counts\n"
-    )
+    print(f"About {lut:,} LUT4, {ff:,} flip-flops, {dsp:,} multipliers, {bram:,} block RAMs of an ECP5, as in Yosys\n")
 
 
 _FOLDING = ("PE", "SIMD", "LANES")
