@@ -121,7 +121,7 @@ def _workplace(files: Sequence[Path]) -> Generator[Path]:
 
 
 def _complaint(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip() and "Exiting due to" not in line]
     wrong = [line for word in ("error", "warning", "unsuccessful") for line in lines if word in line.lower()]
     return (wrong or lines[-1:] or ["no output"])[0]
 

@@ -14,7 +14,7 @@ import pytest
 
 from mercer.backends.fpga import tools
 from tests.backends.fpga import test_modules_deform, test_modules_products, test_modules_spatial, test_modules_streams
-from tests.backends.fpga.bench import RTL, Unit, build, instance
+from tests.backends.fpga.bench import RTL, Unit, build, instance, plant
 from tests.backends.fpga.cases import Case, check
 
 CASES: list[Case] = [
@@ -26,7 +26,12 @@ CASES: list[Case] = [
 ]
 
 
-def netlists(units: Sequence[Unit], directory: Path) -> list[Unit]:
+# Yosys takes this for a cast to -ROW_BITS bits.
+MISREAD = {"mercer_window": ("      top <= ROW_BITS'(-PAD_TOP);", "      top <= -ROW_BITS'(PAD_TOP);")}
+FAULTY = [replace(test_modules_spatial.WINDOWS[0], fault=True)]
+
+
+def netlists(units: Sequence[Unit], directory: Path, faulty: Sequence[Path]) -> list[Unit]:
     """The same units as modules of their own in netlist.v, with the memories filled."""
     wrappers: list[str] = []
     for number, unit in enumerate(units):
@@ -42,7 +47,7 @@ def netlists(units: Sequence[Unit], directory: Path) -> list[Unit]:
     uses = "\n".join(f"  (* keep *) netlist{number} unit{number} ();" for number in range(len(units)))
     wrappers.append(f"module netlists;\n{uses}\nendmodule\n")
     (directory / "wrappers.sv").write_text("\n".join(wrappers))
-    sources = " ".join(str(path) for path in sorted(RTL.glob("*.sv")))
+    sources = " ".join([*(str(path) for path in sorted(RTL.glob("*.sv"))), *(path.name for path in faulty)])
     script = [
         f"read_verilog -sv -defer {sources}",
         "read_verilog -sv wrappers.sv",
@@ -58,7 +63,10 @@ def netlists(units: Sequence[Unit], directory: Path) -> list[Unit]:
 
 @pytest.mark.slow
 def test_netlists_compute_what_their_sources_do(tmp_path: Path) -> None:
-    units = netlists([case.unit(tmp_path, number) for number, case in enumerate(CASES)], tmp_path)
+    """Among them is a module that Yosys misreads, which must give something else."""
+    cases = [*CASES, *FAULTY]
+    faulty = plant(tmp_path, MISREAD)
+    units = netlists([case.unit(tmp_path, number) for number, case in enumerate(cases)], tmp_path, faulty)
     bench = build(units, tmp_path, netlist=tmp_path / "netlist.v")
     for seed in (0, 1):
-        check(bench, CASES, seed)
+        check(bench, cases, seed)

@@ -8,6 +8,7 @@ import pytest
 
 from mercer.backends.fpga import tools
 from mercer.backends.fpga.tools import Counts, ToolError
+from tests.backends.fpga.bench import RTL
 
 COUNTER = """
 module counter #(parameter int BITS = 4) (input wire clk, input wire step, output logic [BITS-1:0] value);
@@ -47,6 +48,12 @@ def test_lint(counter: Path, tmp_path: Path) -> None:
     wrong.write_text("module wrong(input wire [3:0] a, output wire [2:0] b); assign b = a; endmodule\n")
     with pytest.raises(ToolError, match=r"WIDTHTRUNC.*4 bits"):
         tools.lint([wrong], "wrong")
+
+
+@pytest.mark.parametrize("file", sorted(RTL.glob("*.sv")), ids=lambda file: file.stem)
+def test_every_module_passes_lint(file: Path) -> None:
+    others = [other for other in RTL.glob("*.sv") if other.stem in file.read_text() and other != file]
+    tools.lint([file, *others], file.stem)
 
 
 def test_counts_follow_the_parameters(counter: Path) -> None:
