@@ -151,6 +151,7 @@ def compile_(
     weights: Weights = None,
     data: Annotated[Path | None, typer.Option(metavar="X.npz", help="a batch of inputs to quantize and fit on")] = None,
     quantize: Annotated[str | None, typer.Option(metavar="SCHEME", help="integers: w8a8, w4a8")] = None,
+    route: Annotated[bool, typer.Option("--route", help="FPGA: synthesize, place and route; takes minutes")] = False,
     dump_ir: Annotated[Path | None, typer.Option(metavar="DIR", help="write the IR after every pass here")] = None,
     model: Model = None,
     attributes: Attributes = None,
@@ -162,9 +163,11 @@ def compile_(
 
     from mercer.commands.arrays import read_batch
     from mercer.commands.explain import describe_artifact, show_compiled
-    from mercer.compiler import compile
+    from mercer.compiler import compile, route as routed
 
     check_writable(out)
+    if route and not target.startswith("fpga"):
+        raise wrong(f"{target} is not routed", "`--route` is for targets fpga:DEVICE")
     start = time.perf_counter()
     program = read_model(file, model, attributes)
     with progress_bar("compile") as report:
@@ -178,6 +181,9 @@ def compile_(
             verify_each=verify_each,
             progress=report,
         )
+    if route:
+        with progress_bar("route") as report:
+            executable = routed(executable, report)
     executable.save(out)
     facts: dict[str, Any] = {"file": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - start}
     summary = {**facts, **describe_artifact(executable.artifact)}

@@ -415,6 +415,36 @@ def _fpga(
     )
 
 
+def route(executable: Executable, progress: Progress | None = None) -> Executable:
+    """An FPGA design with what Yosys, nextpnr and ecppack make of it, which takes minutes for a whole net.
+
+    Adds the member `fpga/implementation.json`, counts of Yosys, with the cells and the clock (MHz) of an ECP5, and then
+    `fpga/design.bit`. Raises MercerError: another target, a design that is too large, a missing tool.
+    """
+    from mercer.backends.fpga.folding import parse_target
+    from mercer.backends.fpga.implement import implement
+
+    artifact = executable.artifact
+    target = artifact.manifest.target
+    if not target.startswith("fpga"):
+        raise UsageError(f"{target} is not routed", "targets fpga:DEVICE are")
+    files = {name.removeprefix("fpga/"): artifact.member(name) for name in artifact.members if name.startswith("fpga/")}
+    made = implement(files, parse_target(target)[0], progress)
+    added = {"fpga/implementation.json": made.to_json()}
+    if made.bitstream is not None:
+        added["fpga/design.bit"] = made.bitstream
+    manifest = artifact.manifest
+    whole = Artifact.create(
+        target=target,
+        signature=manifest.signature,
+        members={**artifact.members, **added},
+        version=manifest.version,
+        entry=manifest.entry,
+        ledger=manifest.ledger,
+    )
+    return Executable(whole, start=False)
+
+
 TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress | None], Artifact]] = {
     "cpu": _tvm,
     "cuda": _tvm,

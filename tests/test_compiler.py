@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mercer
+from mercer.compiler import route
+from mercer.runtime.errors import MercerError
 
 
 def test_a_dimension_may_stand_only_inside_formulas(tmp_path: Path) -> None:
@@ -34,3 +37,23 @@ def test_inputs_that_leave_nothing_of_an_output_are_refused() -> None:
     assert binary(np.zeros((2, 6), np.float32)).shape == (2, 0)
     with pytest.raises(mercer.InputError, match=r"too small: L - 6 = -2 in the output .* \(L = 4\)"):
         binary(np.zeros((2, 4), np.float32))
+
+
+@pytest.mark.parametrize("target", ["fpga:ecp5-25k", "fpga:xcup"])
+@pytest.mark.slow
+def test_routing_adds_what_the_tools_make(target: str, tmp_path: Path) -> None:
+    program = mercer.parse_text("model Net(x: f32[N, 4]) -> f32[N, 3] { return x |> Linear(6) |> relu |> Linear(3) }")
+    x = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    design = mercer.compile(program, target, data=x, quantize="w8a8")
+    routed = route(design)
+    routed.save(tmp_path / "net.mrc")
+    made = json.loads(routed.artifact.member("fpga/implementation.json"))
+    assert made["counts"]["lut"] > 100
+    assert (made["clock"] is not None) == ("fpga/design.bit" in routed.artifact.members) == ("ecp5" in target)
+    np.testing.assert_array_equal(mercer.load(tmp_path / "net.mrc")(x), design(x))
+
+
+def test_only_designs_are_routed() -> None:
+    program = mercer.parse_text("model Net(x: f32[N, 4]) -> f32[N, 3] { return x |> Linear(3) }")
+    with pytest.raises(MercerError, match="torch is not routed"):
+        route(mercer.compile(program, "torch"))

@@ -28,11 +28,16 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "warnings": [row for row in ledger.to_json() if row["kind"] == "warning"],
         "steps": list(manifest.entry.get("steps", ())),
         "memory": _memory(artifact),
-        "design": json.loads(artifact.members["fpga/report.json"]) if "fpga/report.json" in artifact.members else None,
+        "design": _json_member(artifact, "fpga/report.json"),
+        "implementation": _json_member(artifact, "fpga/implementation.json"),
         "members": [
             {"name": name, "bytes": m.bytes, "sha256": m.sha256} for name, m in sorted(manifest.members.items())
         ],
     }
+
+
+def _json_member(artifact: Artifact, name: str) -> Any:
+    return json.loads(artifact.members[name]) if name in artifact.members else None
 
 
 def _memory(artifact: Artifact) -> dict[str, Any]:
@@ -98,6 +103,8 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
         show_table(("function", "schedule", "chosen", "line"), rows, title="What runs, in order")
     if summary["design"] is not None:
         _show_design(summary["design"])
+        if summary["implementation"] is not None:
+            _show_implementation(summary["implementation"], summary["design"]["cycles_per_sample"])
     memory = summary["memory"]
     at = [f"{size_text(size)}{_dims(memory['symbols'], n)}" for n, size in memory["tensors"].items()]
     print(f"Memory: {size_text(memory['weights'])} of weights; tensors alive at once take {', '.join(at)}")
@@ -135,8 +142,19 @@ def _show_design(design: Mapping[str, Any]) -> None:
     print(f"About {lut:,} LUT4, {ff:,} flip-flops, {dsp:,} multipliers, {bram:,} block RAMs of an ECP5, as in Yosys\n")
 
 
+def _show_implementation(made: Mapping[str, Any], per_sample: int) -> None:
+    """What synthesis and routing found."""
+    counts = ", ".join(f"{made['counts'][kind]:,} {name}" for kind, name in zip(_COUNTED, _COUNTED_NAMES, strict=True))
+    print(f"Yosys: {counts}")
+    if made["clock"] is not None:
+        rate = f"{made['clock'] * 1e6 / per_sample:,.0f} samples per second"
+        used = ", ".join(f"{n:,} of {most:,} {cell}" for cell, (n, most) in sorted(made["utilization"].items()) if n)
+        print(f"nextpnr: {made['clock']:.1f} MHz ({rate}); {used}; the bits are the member fpga/design.bit\n")
+
+
 _FOLDING = ("PE", "SIMD", "LANES")
 _COUNTED = ("lut", "ff", "dsp", "bram")
+_COUNTED_NAMES = ("LUT4", "flip-flops", "multipliers", "block RAMs")
 
 
 def _counts(estimate: Mapping[str, int] | None) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mercer.backends.fpga import tools
@@ -26,6 +27,11 @@ class Implementation:
     clock: float | None = None
     utilization: Mapping[str, tuple[int, int]] | None = None
     bitstream: bytes | None = None
+
+    def to_json(self) -> bytes:
+        """Counts, clock and utilization."""
+        known = {"counts": asdict(self.counts), "clock": self.clock, "utilization": self.utilization}
+        return json.dumps(known, indent=1, sort_keys=True).encode()
 
 
 def implement(files: Mapping[str, bytes], device: Device, progress: Progress | None = None) -> Implementation:
