@@ -20,6 +20,7 @@ from mercer.ir.graph import Graph
 from mercer.ir.initializers import initialize
 from mercer.ir.lower import lower
 from mercer.ir.types import DType
+from tests.operators.records.hash_grid import decoded, interpolated
 from tests.operators.records.kernels import KERNELS, basis
 from tests.operators.records.record import Array
 from tests.operators.records.sampling import deform_v2
@@ -180,6 +181,19 @@ LAYERS = (
         "RBFField(x; 3, count = 6)",
         ((5, 2),),
         ({"centers": (6, 2), "precision": (6, 2), "weight": (3, 6)}, rbf_field),
+    ),
+    LayerRecord(
+        "HashGrid(x; levels = 3, size = 32, base = 4)",
+        ((5, 2),),
+        ({"table": (3, 32, 2)}, lambda p, x: interpolated(x, p["table"], 4)),
+    ),
+    LayerRecord(
+        "HashGrid(x; levels = 2, size = 64, features = 4, base = 3, growth = 2.0, latents = 1)",
+        ((5, 3),),
+        (
+            {"table": (2, 64, 1), "decoder": (2, 1, 4)},
+            lambda p, x: decoded(interpolated(x, p["table"], 3, 2.0), p["decoder"]),
+        ),
     ),
     LayerRecord(
         "KANLinear(x; 3)",

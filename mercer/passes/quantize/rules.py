@@ -10,6 +10,7 @@ import numpy as np
 from mercer.ir.graph import AttributeValue, Node
 from mercer.ir.types import TensorType
 from mercer.passes.factorize.contractions import per_axis
+from mercer.passes.quantize.hash_rules import HASH_GRIDS
 from mercer.passes.quantize.kernel_rules import KERNELS
 from mercer.passes.quantize.noise_shaping_rules import NOISE_SHAPING
 from mercer.passes.quantize.normalization_rules import NORMALIZATION
@@ -228,6 +229,7 @@ RULES: dict[str, Rule] = {
         "adaptive_max_pool1d adaptive_max_pool2d upsample_nearest2d pixel_shuffle flip expand dropout".split(),
         _moved,
     ),
+    **HASH_GRIDS,
     **KERNELS,
     **NOISE_SHAPING,
     **NORMALIZATION,

@@ -29,6 +29,8 @@ WEIGHTS: dict[str, tuple[int, int | None]] = {
     "kernel_machine": (2, 0),
     "rbf_field": (3, 0),
     "random_fourier_features": (1, 0),
+    "hash_grid": (1, 0),
+    "decode_levels": (1, 0),
 }
 """Operators whose weight gets codes: the operand, and its axis of output channels, each of which has its own scale."""
 
