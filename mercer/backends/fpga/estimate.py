@@ -227,7 +227,8 @@ def _argmax(t: Tally, p: Sizes) -> None:
 def _pool(t: Tally, p: Sizes) -> None:
     parts, width = p["CHANNELS"] // p["LANES"], p["LANES"] * p["OUT_BITS"]
     t.ff += width + 1 + clog2(parts) + clog2(p["TAPS"])
-    t.memory(written(width, parts, registered=False))
+    if parts > 1:
+        t.memory(written(width, parts, registered=False))
     t.size(width=width, counters=clog2(parts) + clog2(p["TAPS"]), sums=width * p["MODE"])
 
 
