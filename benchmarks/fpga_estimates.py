@@ -144,7 +144,8 @@ class Draw:
 
     def add(self) -> Stage:
         channels = self.one(2, 4, 8)
-        factors = int(self.random.integers(1, 4000)), int(self.random.integers(1, 4000))
+        most = self.one(100, 4000)
+        factors = int(self.random.integers(1, most)), int(self.random.integers(1, most))
         stream = Stream(4, channels, CODES)
         return Add(
             name="", sources=("x", "y"), a=stream, b=stream, factors=factors,

@@ -236,7 +236,7 @@ def _add(t: Tally, p: Sizes) -> None:
     lanes, bits = p["LANES"], p["SUM_BITS"]
     t.ff += lanes * bits + 1
     t.dsp += lanes * sum(not _power_of_two(abs(p[f"{name}_FACTOR"])) for name in "AB")
-    t.size(module=0.0, sum=lanes * bits, scaled=lanes * bits * p["SCALE"])
+    t.size(module=0.0, sum=lanes * bits, over=lanes * bits * (bits > 18))
     if p["SCALE"]:
         t.ff += 2
         t.requantize(p, lanes, bits)
@@ -350,7 +350,7 @@ MODULES: Mapping[str, Callable[[Tally, Sizes], None]] = {
 
 # LUTs per unit of each size, fitted by `benchmarks/fpga_estimates.py --fit`.
 WEIGHTS: Mapping[str, Mapping[str, float]] = {
-    "mercer_add": {"held": 2.98, "kept": 2.49, "sum": 2.93, "wide": 0.83},
+    "mercer_add": {"held": 2.98, "kept": 2.49, "sum": 1.0, "over": 1.93, "wide": 0.83},
     "mercer_argmax": {"compare": 3.78, "largest": 2.63, "places": 5.06},
     "mercer_concat": {"module": 2.22, "step": 2.1, "width": 1.03},
     "mercer_deform": {"address": 1.02, "corners": 4.48, "linear": 1.33, "row": 49.98, "slot": 23.27},
