@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+import mercer
 from tests.operators.records import RECORDS
 from tests.operators.records.record import Array
 from tests.operators.test_integers import COUNT, RNG, Case, codes, words, wrong
@@ -37,6 +39,23 @@ def test_sigma_delta() -> None:
         case("condense", codes(COUNT // 480, 480), block=15, order=2),
     ]
     assert wrong(cases) == []
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_errors_of_sigma_delta_cancel(bits: int) -> None:
+    """Of order 1 in sums, of order 2 also in sums of sums."""
+    waves = np.rint(95 * np.cos(RNG.normal(size=(50, 1)) * np.arange(2000) + RNG.normal(size=(50, 1)))).astype(np.int32)
+    sums: list[Array] = []
+    for order in (1, 2):
+        program = mercer.parse_text(
+            f"model M(x: i32[N, 2000]) -> i8[N, 2000] {{ return sigma_delta(x; 127, order = {order}, bits = {bits}) }}"
+        )
+        lost = waves - 127 / (2**bits - 1) * program.evaluate(waves)[0].astype(np.float64)
+        sums.append(np.abs(np.cumsum(lost, axis=1)).max(axis=1) * (2**bits - 1) / 127)
+        if order == 2:
+            assert np.abs(np.cumsum(np.cumsum(lost, axis=1), axis=1)).max() < 10 * 127
+    assert sums[0].max() <= 1.0 + 1e-9
+    assert sums[1].max() <= 6.0
 
 
 def test_hash_grids_in_fixed_point() -> None:
