@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mercer.backends.fpga.bench import cpp_bench
+from mercer.backends.fpga.cocotb_bench import cocotb_bench
 from mercer.backends.fpga.estimate import estimates
 from mercer.backends.fpga.fifos import depths_of, schedule
 from mercer.backends.fpga.folding import fold, multipliers_of, parse_target
@@ -84,6 +85,8 @@ def build(
         replace(spec, lanes=edge.stream.lanes)
         for spec, edge in zip(dataflow.output_specs, network.into(None), strict=True)
     ]
+    limit = int(report["cycles_per_sample"]) + int(report["latency"]) + 100
+    files |= cocotb_bench(graph, library, weights, inputs, outputs, limit)
     return Design(target, network, depths, files, report, tuple(inputs), tuple(outputs))
 
 
