@@ -1,0 +1,228 @@
+"""The FPGA target in figures, each computed by this run: whole nets simulated, and what restricted sampling saves.
+
+    python benchmarks/fpga.py [--json] [--route] [digits] [jets] [deform]
+
+`digits`: examples/digits.mer trained on the digits of scikit-learn, W4A8, on an ECP5-85k: the accuracy of f32, of the
+integer program on the CPU and of the simulated design on the test split, whether the last two have equal bits for every
+stall, predicted and simulated cycles. `--route` adds Yosys, nextpnr and the bitstream, which takes many minutes.
+`jets`: the dense net 16-64-32-32-5 with relu that hls4ml tags jets with (Duarte et al. 2018), W8A8, a multiplier per
+weight; random weights and inputs.
+`deform`: a deformable convolution of 16 x 16 pixels of 16 channels by a window of 3 x 3, its forms by CoDeNet (Dong et
+al. 2021), each with four lanes and four multipliers for the products: bytes of the line buffer, cycles per image, and
+what Yosys counts for the ECP5 of the sampling and of the products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fpga_estimates import Design, counted
+
+import mercer
+from mercer.backends.fpga.fixed_point import Interval
+from mercer.backends.fpga.folding import DEVICES
+from mercer.backends.fpga.implement import implement
+from mercer.backends.fpga.lowering import ACCUMULATOR
+from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stream
+from mercer.backends.fpga.stages_spatial import Deform
+from mercer.commands import demo
+from mercer.runtime.session import Executable
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SEED = 0
+CALIBRATION = 512
+"""Samples that the ranges are found on."""
+STALLS = (1, 2)
+"""Seeds of random pauses of both sides."""
+
+JETS = """
+model Jets(x: f32[N, 16]) -> f32[N, 5] {
+  return x |> Linear(64) |> relu |> Linear(32) |> relu |> Linear(32) |> relu |> Linear(5)
+}
+"""
+JET_SAMPLES = 1000
+JET_LATENCY = 20
+
+Row = dict[str, Any]
+
+
+def member(executable: Executable, name: str) -> Any:
+    return json.loads(executable.artifact.member(f"fpga/{name}"))
+
+
+def simulated(design: Executable, x: np.ndarray, expected: np.ndarray) -> tuple[Row, np.ndarray]:
+    """What the report says against what the simulation of `x` does, and its outputs."""
+    report = member(design, "report.json")
+    simulation = design.simulation
+    assert simulation is not None
+    start = time.perf_counter()
+    simulation.stalls = 0
+    given = np.array(design(x))
+    cycles = list(simulation.cycles)
+    equal = {0: np.array_equal(given, expected)}
+    for stalls in STALLS:
+        simulation.stalls = stalls
+        equal[stalls] = np.array_equal(design(x), expected)
+    steps = np.diff(cycles)
+    return {
+        "samples": len(x),
+        "bits equal": equal[0],
+        "bits equal with stalls": all(equal[stalls] for stalls in STALLS),
+        "cycles per sample predicted": report["cycles_per_sample"],
+        "cycles per sample simulated": sorted({int(step) for step in steps[len(steps) // 2 :]}),
+        "latency predicted": report["latency"],
+        "latency simulated": cycles[0],
+        "seconds simulated": round(time.perf_counter() - start, 1),
+    }, given
+
+
+def digits(route: bool) -> Row:
+    torch.set_num_threads(1)
+    split, program = demo.digits(), mercer.parse(EXAMPLES / "digits.mer")
+    net = demo.train(program, split)
+    weights = {name: tensor.detach().numpy() for name, tensor in net.state_dict().items()}
+    samples = split.train_x[:: max(1, len(split.train_x) // CALIBRATION)]
+    whole, integers, design = (
+        mercer.compile(program, target, weights, data=samples, quantize=quantize)
+        for target, quantize in (("cpu", None), ("cpu", "w4a8"), ("fpga:ecp5-85k", "w4a8"))
+    )
+    expected = np.array(integers(split.test_x))
+    row, given = simulated(design, split.test_x, expected)
+    scores = {"f32": np.array(whole(split.test_x)), "cpu w4a8": expected, "fpga w4a8": given}
+    row = {f"accuracy {name} %": round(100 * demo.accuracy(y, split.test_y), 2) for name, y in scores.items()} | row
+    report = member(design, "report.json")
+    for kind in ("lut", "ff", "dsp", "bram"):
+        parts = [*(stage["estimate"] for stage in report["stages"]), report["queues_estimate"]]
+        row[f"{kind} estimated"] = sum(part[kind] for part in parts if part)
+    return row | (routed(design) if route else {})
+
+
+def routed(design: Executable) -> Row:
+    print("Yosys and nextpnr work on the digits design: this takes many minutes", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    members = design.artifact.members
+    files = {name.removeprefix("fpga/"): design.artifact.member(name) for name in members if name.startswith("fpga/")}
+    made = implement(files, DEVICES["ecp5-85k"])
+    assert made.clock is not None and made.bitstream is not None
+    return {
+        **{f"{kind} yosys": number for kind, number in vars(made.counts).items()},
+        "clock MHz": round(made.clock, 1),
+        "frames per second": round(1e6 * made.clock / member(design, "report.json")["cycles_per_sample"]),
+        "bitstream bytes": len(made.bitstream),
+        "seconds routed": round(time.perf_counter() - start),
+    }
+
+
+def jets() -> Row:
+    program = mercer.parse_text(JETS)
+    x = np.random.default_rng(SEED).normal(size=(JET_SAMPLES, 16)).astype(np.float32)
+    integers, design = (
+        mercer.compile(program, target, program.initial(SEED), data=x[:CALIBRATION], quantize="w8a8")
+        for target in ("cpu", "fpga:generic:1")
+    )
+    row, _ = simulated(design, x, np.array(integers(x)))
+    multipliers = sum(stage["multipliers"] for stage in member(design, "report.json")["stages"])
+    return row | {
+        "latency bar": JET_LATENCY,
+        "met": row["latency simulated"] <= JET_LATENCY,
+        "multipliers": multipliers,
+    }
+
+
+SIZE, CHANNELS, KERNEL, LANES = 16, 16, 3, 4
+CODES = Interval(-128, 127)
+FREE = SIZE
+"""Pixels that an offset may move so that every tap reaches every pixel from every place."""
+
+FORMS: dict[str, Row] = {
+    "free": {"bound": FREE},
+    "bounded 2": {"bound": 2},
+    "bounded 2, rounded": {"bound": 2, "rounded": True},
+    "bounded 2, square": {"bound": 2, "square": True},
+    "bounded 2, square, rounded": {"bound": 2, "square": True, "rounded": True},
+    "bounded 2, depthwise": {"bound": 2, "depthwise": True},
+    "bounded 2, square, rounded, depthwise": {"bound": 2, "square": True, "rounded": True, "depthwise": True},
+}
+
+
+def convolution(
+    bound: int, square: bool = False, rounded: bool = False, depthwise: bool = False
+) -> tuple[Deform, MatrixVector | Depthwise]:
+    """The stage that samples and the one that multiplies."""
+    pixels, taps = SIZE * SIZE, KERNEL * KERNEL
+    samples = Deform(
+        name="samples", sources=("x", "offset"), input=Stream(pixels, CHANNELS, CODES),
+        offsets=Stream(pixels, 1 if square else 2 * taps, CODES), size=(SIZE, SIZE), kernel=(KERNEL, KERNEL),
+        out=(SIZE, SIZE), fraction=4, bound=bound, pad=(1, 1), square=square, rounded=rounded, lanes=LANES,
+    )  # fmt: skip
+    random = np.random.default_rng(SEED)
+    rows, columns = (CHANNELS, taps) if depthwise else (CHANNELS, taps * CHANNELS)
+    common: Row = {
+        "name": "products", "sources": ("samples",), "input": samples.gives, "sums": ACCUMULATOR,
+        "weight": random.integers(-128, 128, (rows, columns)), "bias": np.zeros(rows, np.int64),
+    }  # fmt: skip
+    if depthwise:
+        return samples, Depthwise(**common, windows=pixels, lanes=LANES)
+    return samples, MatrixVector(**common, vectors=pixels, simd=LANES)
+
+
+def forms() -> list[Row]:
+    made = [convolution(**how) for how in FORMS.values()]
+    counts = counted([Design.of(stage) for stages in made for stage in stages])
+    return [
+        {
+            "form": name,
+            "buffer bytes": samples.rows * SIZE * CHANNELS,
+            "offsets per pixel": samples.offsets.channels,
+            "cycles": max(samples.cycles, products.cycles),
+            **{kind.upper(): number for kind, number in vars(sampling).items()},
+            **{f"products {kind.upper()}": number for kind, number in vars(multiplying).items()},
+        }
+        for name, (samples, products), sampling, multiplying in zip(FORMS, made, counts[::2], counts[1::2], strict=True)
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    lines = [[str(key) for key in rows[0]], *([f"{value}" for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = ("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+    return "\n".join(shown)
+
+
+def listing(row: Row) -> str:
+    return "\n".join(f"  {key:<30} {value}" for key, value in row.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="digits, jets, deform; all of them without a name")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--route", action="store_true")
+    options = parser.parse_args()
+    parts: dict[str, Callable[[], Any]] = {
+        "digits": lambda: digits(options.route),
+        "jets": jets,
+        "deform": forms,
+    }
+    if unknown := set(options.names) - set(parts):
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    results: dict[str, Any] = {}
+    for name in options.names or parts:
+        results[name] = parts[name]()
+        if not options.json:
+            shown = table(results[name]) if isinstance(results[name], list) else listing(results[name])
+            print(f"{name}\n{shown}", flush=True)
+    if options.json:
+        print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
