@@ -65,7 +65,7 @@ def test_hash_grids_in_fixed_point() -> None:
         case("fixed_hash_grid", around[:, :2], codes(6, 4096, 2), growth=2.0),
         case("fixed_hash_grid", around, codes(4, 1024, 2), base=7, growth=1.9),
         case("fixed_hash_grid", words(COUNT // 4, 2), codes(3, 256, 1), base=5000, position=30, fraction=11),
-        case("fixed_point", words(COUNT).view(np.float32), fraction=20, low=0, high=2**20),
-        case("fixed_point", RNG.uniform(-0.1, 1.1, COUNT).astype(np.float32), fraction=20, low=0, high=2**20),
+        case("to_fixed_point", words(COUNT).view(np.float32), fraction=20, low=0, high=2**20),
+        case("to_fixed_point", RNG.uniform(-0.1, 1.1, COUNT).astype(np.float32), fraction=20, low=0, high=2**20),
     ]
     assert wrong(cases) == []

@@ -45,7 +45,7 @@ def _places(t: Translation, name: str) -> str:
     """Coordinates in fixed point: of a model's input finer than its codes would be."""
     form, whole = t.forms[name], 1 << _POSITION
     if isinstance(form, Real):
-        return t.emit("fixed_point", form.name, fraction=_POSITION, low=0, high=whole)
+        return t.emit("to_fixed_point", form.name, fraction=_POSITION, low=0, high=whole)
     return t.units(name, 1.0 / whole, 0, whole)
 
 

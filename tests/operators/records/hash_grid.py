@@ -128,7 +128,7 @@ RECORDS: tuple[Record, ...] = (
         (bad("3 levels with 2 latents takes 6 features, not 7", (5, 7), (3, 2, 4)),),
     ),
     exact(
-        "fixed_point",
+        "to_fixed_point",
         (
             sample(reals(5, 7), fraction=4, low=-100, high=90),
             sample(lambda rng: rng.random(9, np.float32), fraction=20, low=300, high=2**20),

@@ -70,7 +70,7 @@ def integers(model: Program, weights: dict[str, Array], x: Any, quantize: Quanti
     assert isinstance(graph, Graph)
     assert [entry.operator for entry in context.ledger.refused() if entry.pass_name == "quantize"] == []
     types = graph.types()
-    between = [n for n in graph.nodes if not n.operator.startswith(("fixed_point", "quantize", "dequantize"))]
+    between = [n for n in graph.nodes if not n.operator.startswith(("to_fixed_point", "quantize", "dequantize"))]
     assert not any(types[value.name].dtype.is_float for node in between for value in node.results)
     return Program(graph, model.library)
 
