@@ -22,7 +22,7 @@ from tests.passes.quantize.test_rounding import smooth
 BODIES = {
     "conv": "x |> Conv2d(9, 3, pad = 1) |> relu |> Conv2d(8, 3, groups = 1) |> relu |> flatten |> Linear(5)",
     "odd": "x |> Conv2d(10, 5, groups = 2) |> silu |> flatten |> Linear(7) |> Linear(5)",
-    "deformable": "DeformConv2d(x, 0.1*x[:, :2], sigmoid(x[:, :1]); out = 80, k = 1) |> avg_pool2d(k = 4) |> flatten |> Linear(5)",
+    "deformable": "DeformConv2d(x, 0.1*x[:, :2], sigmoid(x[:, :1]); 80, 1) |> avg_pool2d(4) |> flatten |> Linear(5)",
     "product": "x |> flatten |> product |> Linear(5)",
 }
 PRODUCT = """layer product(x) {
