@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 from mercer.ir.graph import Graph, Node, Value
@@ -40,6 +40,18 @@ def operands(step: Step) -> tuple[str, ...]:
 def results(step: Step) -> tuple[Value, ...]:
     """The tensors that a step assigns."""
     return step.results if isinstance(step, Node) else defined(step)
+
+
+def live(graph: Graph) -> Graph:
+    """Without the nodes and constants that no output depends on; inputs and parameters stay, they are the signature."""
+    needed = set(graph.outputs)
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if any(value.name in needed for value in node.results):
+            needed.update(node.operands)
+            kept.append(node)
+    constants = tuple(constant for constant in graph.constants if constant.name in needed)
+    return replace(graph, nodes=tuple(reversed(kept)), constants=constants)
 
 
 def dependencies(program: Program) -> Any:

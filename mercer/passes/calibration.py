@@ -8,8 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+from mercer.ir.analysis import live
 from mercer.ir.evaluate import bind_dims, evaluate
-from mercer.ir.graph import Graph, Node, Value
+from mercer.ir.graph import Graph, Value
 from mercer.ir.integers import Dim
 from mercer.ir.library import Library
 from mercer.ir.lower import lower
@@ -59,7 +60,7 @@ class Calibration:
     def value(self, name: str) -> Array:
         """What the graph computes under this name."""
         if name not in self._known:
-            (self._known[name],) = self.outputs(_up_to(self.graph, name))
+            (self._known[name],) = self.outputs(live(replace(self.graph, outputs=(name,))))
         return self._known[name]
 
     @cached_property
@@ -108,15 +109,3 @@ def _draw(value: Value, random: np.random.Generator) -> Array:
     if dtype is DType.BOOL or dtype.is_integer:
         return random.integers(0, 2 if dtype is DType.BOOL else 4, shape).astype(dtype.numpy)
     return random.standard_normal(shape).astype(dtype.numpy)
-
-
-def _up_to(graph: Graph, name: str) -> Graph:
-    """The part of a graph that one value needs."""
-    needed = {name}
-    kept: list[Node] = []
-    for node in reversed(graph.nodes):
-        if any(value.name in needed for value in node.results):
-            needed.update(node.operands)
-            kept.append(node)
-    constants = tuple(constant for constant in graph.constants if constant.name in needed)
-    return replace(graph, nodes=tuple(reversed(kept)), constants=constants, outputs=(name,))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mercer.ir.graph import Graph, Node
+from mercer.ir.analysis import live
+from mercer.ir.graph import Graph
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nests, Statement, defined
 from mercer.passes.ledger import Exactness, LedgerEntry
@@ -23,28 +24,24 @@ class DeadCode(Pass):
     level: ClassVar[Level] = Level.BOTH
 
     def on_graph(self, graph: Graph, context: PassContext) -> Graph:
-        live = set(graph.outputs)
-        kept: list[Node] = []
+        kept = live(graph)
+        names = {node.name for node in kept.nodes}
         for node in reversed(graph.nodes):
-            if any(value.name in live for value in node.results):
-                live.update(node.operands)
-                kept.append(node)
-            else:
+            if node.name not in names:
                 context.record(
                     LedgerEntry(self.name, "remove", node.name, node.operator, node.span, Exactness.BIT, fired=True)
                 )
-        constants = tuple(c for c in graph.constants if c.name in live)
-        return replace(graph, constants=constants, nodes=tuple(reversed(kept)))
+        return kept
 
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
-        live = set(nests.outputs)
+        needed = set(nests.outputs)
         kept: list[Statement] = []
         for statement in reversed(nests.statements):
             names = [value.name for value in defined(statement)]
-            if any(name in live for name in names):
-                live.update(read_names(statement))
+            if any(name in needed for name in names):
+                needed.update(read_names(statement))
                 kept.append(statement)
             else:
                 context.record_statement(self.name, "remove", statement, Exactness.BIT)
-        constants = tuple(c for c in nests.constants if c.name in live)
+        constants = tuple(c for c in nests.constants if c.name in needed)
         return replace(nests, constants=constants, statements=tuple(reversed(kept)))

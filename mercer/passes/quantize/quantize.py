@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from mercer.ir.analysis import live
 from mercer.ir.evaluate import evaluate
 from mercer.ir.graph import Graph, Node
 from mercer.ir.index import Index, Read, Reduce, walk
@@ -103,7 +104,7 @@ class Quantize(Pass):
         t, kept = _translation(graph, context, calibration, self.options(trained=context.ranges is not None))
         outputs = tuple(map(t.real, graph.outputs))
         constants = (*graph.constants, *t.constants)
-        result = _live(replace(graph, constants=constants, nodes=tuple(t.nodes), outputs=outputs))
+        result = live(replace(graph, constants=constants, nodes=tuple(t.nodes), outputs=outputs))
         self._report(graph, result, t, kept, calibration, context)
         return result
 
@@ -281,15 +282,3 @@ def _elementwise(t: Translation, node: Node, computed: list[str]) -> bool:
                 return False
         moving.add(statement.target)
     return True
-
-
-def _live(graph: Graph) -> Graph:
-    """Without the nodes and constants that nothing needs."""
-    needed = set(graph.outputs)
-    nodes: list[Node] = []
-    for node in reversed(graph.nodes):
-        if any(value.name in needed for value in node.results):
-            nodes.append(node)
-            needed.update(node.operands)
-    constants = tuple(constant for constant in graph.constants if constant.name in needed)
-    return replace(graph, nodes=tuple(reversed(nodes)), constants=constants)
