@@ -20,9 +20,6 @@ class Interval:
         """Width of the two's complement number that holds every one of them."""
         return max(signed_bits(self.low), signed_bits(self.high))
 
-    def with_value(self, value: int) -> Interval:
-        return Interval(min(self.low, value), max(self.high, value))
-
     def plus(self, other: Interval) -> Interval:
         return Interval(self.low + other.low, self.high + other.high)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mercer.ir.graph import KernelValue, Node
 from mercer.passes.factorize.approximation import compute
-from mercer.passes.quantize.ranges import Codes, Encoding, Matrix, encoding, weight_codes
+from mercer.passes.quantize.ranges import Codes, Encoding, Matrix, aligned, encoding, weight_codes
 from mercer.passes.quantize.rounding import rounded, weight_of
 from mercer.passes.quantize.translation import Form, NoIntegerForm, Rule, Sums, Translation
 
@@ -81,7 +81,7 @@ def _kan_linear(t: Translation, node: Node) -> Form:
     table, scales = weight_codes(edges, 8, 0 if t.options.per_channel else None)
     bound = t.bounded(int(np.abs(table.astype(np.int64)).max(axis=2).sum(axis=1).max(initial=0)), inputs)
     result = t.emit("edge_lookup", x.name, t.constant(table, "table"), low=x.encoding.low)
-    return Sums(result, scales if scales.size > 1 else scales.reshape(()), -bound, bound)
+    return Sums(result, aligned(scales), -bound, bound)
 
 
 KERNELS: dict[str, Rule] = {
@@ -207,8 +207,7 @@ def _expansion(
     reach = int(np.abs(rows.astype(np.int64)).sum(axis=1).max(initial=0)) * max(-features.low, features.high)
     bound = t.bounded(reach, weight.shape[1])
     result = t.emit("linear", features.name, t.emit("widen", t.constant(rows, "codes")))
-    unit = scales if scales.size > 1 else scales.reshape(())
     offset = np.zeros(())
     if t.options.bias_correction and seen is not None:
         offset = seen.mean(axis=0) @ (weight - rows * scales[:, None]).T
-    return Sums(result, features.scale * unit, -bound, bound, offset)
+    return Sums(result, features.scale * aligned(scales), -bound, bound, offset)

@@ -179,6 +179,11 @@ def weight_codes(weight: Matrix, bits: int, axis: int | None, codes: str = "unif
     return np.ascontiguousarray(np.moveaxis(found.reshape(moved), 0, axis)), scales
 
 
+def aligned(channels: Matrix, trailing: int = 0) -> Matrix:
+    """One number per channel, before `trailing` axes; a single number for all."""
+    return channels.reshape(-1, *[1] * trailing) if channels.size > 1 else channels.reshape(())
+
+
 def _nearest(rows: Matrix, levels: Levels) -> tuple[Codes, Matrix, float]:
     """Codes, scales and the squared error."""
     if len(levels) == 2:

@@ -14,7 +14,7 @@ from mercer.passes.quantize.hash_rules import HASH_GRIDS
 from mercer.passes.quantize.kernel_rules import KERNELS
 from mercer.passes.quantize.noise_shaping_rules import NOISE_SHAPING
 from mercer.passes.quantize.normalization_rules import NORMALIZATION
-from mercer.passes.quantize.ranges import Matrix
+from mercer.passes.quantize.ranges import Matrix, aligned
 from mercer.passes.quantize.rotate import is_rotation, rotated
 from mercer.passes.quantize.rounding import weight_of
 from mercer.passes.quantize.sampling_rules import SAMPLING
@@ -48,16 +48,11 @@ def _weighted(axis: int | None, trailing: int) -> Rule:
         bound = t.bounded(int(rows.sum(axis=1).max(initial=0)) * reach, rows.shape[1])
         wide = t.emit("widen", t.constant(codes, "codes"))
         result = t.emit(node.operator, x.name, wide, **dict(node.attributes))
-        scale, lost = x.scale * _aligned(scales, trailing), weight - codes * _along(scales, weight.ndim, results)
-        offset = _aligned(t.correction(node, lost), trailing) if t.options.bias_correction else np.zeros(())
+        scale, lost = x.scale * aligned(scales, trailing), weight - codes * _along(scales, weight.ndim, results)
+        offset = aligned(t.correction(node, lost), trailing) if t.options.bias_correction else np.zeros(())
         return Sums(result, scale, -bound, bound, offset)
 
     return rule
-
-
-def _aligned(channels: Matrix, trailing: int) -> Matrix:
-    """One number per channel, before `trailing` axes; a single number for all."""
-    return channels.reshape(-1, *[1] * trailing) if channels.size > 1 else channels.reshape(())
 
 
 def _along(channels: Matrix, rank: int, axis: int | None) -> Matrix:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from mercer.ir.graph import Node
+from mercer.passes.quantize.ranges import aligned
 from mercer.passes.quantize.rounding import weight_of
 from mercer.passes.quantize.translation import INT32, Form, NoIntegerForm, Rule, Sums, Translation
 
@@ -43,11 +44,10 @@ def _deform_conv2d(t: Translation, node: Node) -> Form:
         attributes["mask_fraction"] = _MASK - guard
     reach = t.bounded(reach << guard, rows.shape[1])
     result = t.emit(f"fixed_{node.operator}", *operands, t.constant(codes, "codes"), **attributes)
-    scale = scales.reshape(-1, 1, 1) if scales.size > 1 else scales.reshape(())
     offset = np.zeros(())
     if t.options.bias_correction:
         offset = t.correction(node, weight - codes * scales.reshape(-1, 1, 1, 1)).reshape(-1, 1, 1)
-    return Sums(result, x.encoding.scale / 2**guard * scale, -reach, reach, offset)
+    return Sums(result, x.encoding.scale / 2**guard * aligned(scales, 2), -reach, reach, offset)
 
 
 SAMPLING: dict[str, Rule] = {"deform_conv2d": _deform_conv2d, "deform_conv2d_v1": _deform_conv2d}
