@@ -21,14 +21,13 @@ _HELD = 4
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Window(Stage):
+class _Windows(Stage):
     """The taps [kernel, channels] around every output pixel of an image of `size`; outside it they are `zero`.
 
     Pairs are (height, width); `pad` is what lies before the image. `buffer_rows` rows are kept, or as many as full
     speed needs.
     """
 
-    module: ClassVar[str] = "mercer_window"
     input: Stream
     size: Pair
     kernel: Pair
@@ -42,18 +41,12 @@ class Window(Stage):
 
     @cached_property
     def line_buffer(self) -> LineBuffer:
-        beats = self.input.channels // self.lanes
-        span = (self.dilation[0] * (self.kernel[0] - 1) + 1, self.dilation[1] * (self.kernel[1] - 1) + 1)
-        reads = self.kernel[0] * self.kernel[1] * beats
-        return LineBuffer(self.size, beats, self.out, reads, span, self.stride, self.pad)
+        """What holds the rows that the taps are read from."""
+        raise NotImplementedError
 
     @property
     def rows(self) -> int:
         return self.line_buffer.rows if self.buffer_rows is None else self.buffer_rows
-
-    @property
-    def takes(self) -> tuple[Stream, ...]:
-        return (replace(self.input, lanes=self.lanes),)
 
     @property
     def gives(self) -> Stream:
@@ -82,12 +75,30 @@ class Window(Stage):
             "ROWS": self.rows,
         }
 
-    def timing(self) -> Timing:
-        return self.line_buffer.timing(self.rows, 2)
-
     @property
     def cycles(self) -> int:
         return self.line_buffer.period(self.rows)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Window(_Windows):
+    """The taps as they are."""
+
+    module: ClassVar[str] = "mercer_window"
+
+    @cached_property
+    def line_buffer(self) -> LineBuffer:
+        beats = self.input.channels // self.lanes
+        span = (self.dilation[0] * (self.kernel[0] - 1) + 1, self.dilation[1] * (self.kernel[1] - 1) + 1)
+        reads = self.kernel[0] * self.kernel[1] * beats
+        return LineBuffer(self.size, beats, self.out, reads, span, self.stride, self.pad)
+
+    @property
+    def takes(self) -> tuple[Stream, ...]:
+        return (replace(self.input, lanes=self.lanes),)
+
+    def timing(self) -> Timing:
+        return self.line_buffer.timing(self.rows, 2)
 
     def foldings(self) -> Iterator[Window]:
         for lanes in divisors(self.input.channels):
@@ -138,7 +149,7 @@ class Pool(Stage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Deform(Stage):
+class Deform(_Windows):
     """The taps of a deformable convolution with bounded offsets (CoDeNet, Dong et al. 2021), as codes like the image's.
 
     Tap (i, j) moves by its offset in units of 2**-`fraction` pixels, held to -`bound`..`bound` pixels. Offsets are the
@@ -148,22 +159,12 @@ class Deform(Stage):
     """
 
     module: ClassVar[str] = "mercer_deform"
-    input: Stream
     offsets: Stream
-    size: Pair
-    kernel: Pair
-    out: Pair
     fraction: int
     bound: int
-    stride: Pair = (1, 1)
-    pad: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    zero: int = 0
     groups: int = 1
     square: bool = False
     rounded: bool = False
-    lanes: int = 1
-    buffer_rows: int | None = None
 
     @cached_property
     def line_buffer(self) -> LineBuffer:
@@ -177,43 +178,21 @@ class Deform(Stage):
     @property
     def rows(self) -> int:
         """Rows of the buffer; two of them share a bank where samples are interpolated."""
-        rows = self.line_buffer.rows if self.buffer_rows is None else self.buffer_rows
+        rows = super().rows
         return rows if self.rounded else rows + rows % 2
 
     @property
     def takes(self) -> tuple[Stream, ...]:
         return replace(self.input, lanes=self.lanes), replace(self.offsets, lanes=1 if self.square else 2)
 
-    @property
-    def gives(self) -> Stream:
-        taps = self.kernel[0] * self.kernel[1]
-        return replace(self.input, pixels=self.out[0] * self.out[1] * taps, lanes=self.lanes)
-
     def parameters(self) -> dict[str, int]:
-        return {
-            "BITS": self.input.bits,
-            "LANES": self.lanes,
-            "CHANNELS": self.input.channels,
-            "HEIGHT": self.size[0],
-            "WIDTH": self.size[1],
-            "KERNEL_HEIGHT": self.kernel[0],
-            "KERNEL_WIDTH": self.kernel[1],
-            "STRIDE_HEIGHT": self.stride[0],
-            "STRIDE_WIDTH": self.stride[1],
-            "PAD_TOP": self.pad[0],
-            "PAD_LEFT": self.pad[1],
-            "DILATION_HEIGHT": self.dilation[0],
-            "DILATION_WIDTH": self.dilation[1],
-            "OUT_HEIGHT": self.out[0],
-            "OUT_WIDTH": self.out[1],
-            "ZERO": self.zero,
+        return super().parameters() | {
             "OFFSET_BITS": self.offsets.bits,
             "FRACTION": self.fraction,
             "BOUND": self.bound,
             "SQUARE": int(self.square),
             "ROUNDED": int(self.rounded),
             "GROUPS": self.groups,
-            "ROWS": self.rows,
         }
 
     def timing(self) -> Timing:
@@ -221,10 +200,6 @@ class Deform(Stage):
         beats = self.line_buffer.reads if self.square else self.input.channels // self.lanes // self.groups
         offsets = Events(1, np.arange(0, timing.firings[1], beats, dtype=np.int64))
         return replace(timing, takes=(*timing.takes, offsets))
-
-    @property
-    def cycles(self) -> int:
-        return self.line_buffer.period(self.rows)
 
     def foldings(self) -> Iterator[Deform]:
         for lanes in divisors(self.input.channels // self.groups):
