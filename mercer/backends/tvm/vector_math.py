@@ -230,6 +230,10 @@ _SIN = (2.60831598097865935e-06, -0.000198106907191686332, 0.0083330785855650901
 _PI_HIGH, _PI_LOW = 3.141592653589793116, 1.2246467991473532e-16
 
 
+_WIDE_ROUNDER = 1.5 * 2.0**52
+"""ROUNDER for float64: the integer is left in the low bits."""
+
+
 def sin(x: TirExpr) -> TirExpr:
     """The reduction by pi is done in float64 and is good to |x| about 1e9."""
     return _sine_after(x, 0.0)
@@ -242,13 +246,14 @@ def cos(x: TirExpr) -> TirExpr:
 def _sine_after(x: TirExpr, turn: float) -> TirExpr:
     """sin(x + turn * pi)"""
     wide = let(cast(x, "float64"))
-    n = let(tirx.nearbyint(wide * const(wide, 1 / math.pi) + const(wide, turn)))
-    shift = let(n - const(wide, turn))
+    shifted = wide * const(wide, 1 / math.pi) + const(wide, turn) if turn else wide * const(wide, 1 / math.pi)
+    rounded = kept(tirx.reinterpret(like(x, "int64"), shifted + const(wide, _WIDE_ROUNDER)))
+    n = tirx.reinterpret(like(x, "float64"), rounded) - const(wide, _WIDE_ROUNDER)
+    shift = let(n - const(wide, turn) if turn else n)
     r = let(cast(wide - shift * const(wide, _PI_HIGH) - shift * const(wide, _PI_LOW), "float32"))
-    odd = n - const(wide, 2.0) * tirx.floor(n * const(wide, 0.5))
-    sign = cast(const(wide, 1.0) - const(wide, 2.0) * odd, "float32")
+    odd = cast(rounded, "int32") << tirx.const(31, "int32")
     s = let(r * r)
-    return (polynomial(s, _SIN) * (s * r) + r) * sign
+    return from_bits(bits(polynomial(s, _SIN) * (s * r) + r) ^ odd)
 
 
 def tan(x: TirExpr) -> TirExpr:
