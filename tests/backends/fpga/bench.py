@@ -110,8 +110,13 @@ def _flow(directory: Path, name: str, port: Port) -> Flow:
     return Flow(port.decode(data), cycles)
 
 
-def build(units: Sequence[Unit], directory: Path, faulty: Sequence[Path] = (), netlist: Path | None = None) -> Bench:
-    """All `units` in one simulation of Mercer's modules and those in the files `faulty`, or of those in a netlist."""
+def build(
+    units: Sequence[Unit], directory: Path, faulty: Sequence[Path] = (), netlist: Path | None = None, level: int = 0
+) -> Bench:
+    """All `units` in one simulation of Mercer's modules and those in the files `faulty`, or of those in a netlist.
+
+    `level` is how much the C++ compiler optimizes.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "bench.sv").write_text(_top(units))
     (directory / "bench.cpp").write_text(_program(units))
@@ -120,7 +125,7 @@ def build(units: Sequence[Unit], directory: Path, faulty: Sequence[Path] = (), n
     options += ["--output-split", "0"]
     options += [
         "-MAKEFLAGS",
-        "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0",
+        f"OPT_FAST=-O{level} OPT_SLOW=-O0 OPT_GLOBAL=-O{level}",
         "--top-module",
         "bench",
         "-Wno-UNUSEDSIGNAL",

@@ -44,11 +44,15 @@ def port(name: str, stream: Stream) -> Port:
 
 
 def build_cases(
-    cases: Sequence[Case], directory: Path, faulty: Sequence[Path] = (), others: Sequence[Unit] = ()
+    cases: Sequence[Case],
+    directory: Path,
+    faulty: Sequence[Path] = (),
+    others: Sequence[Unit] = (),
+    level: int = 0,
 ) -> Bench:
     """One bench of all cases, the units of `others` behind them; `faulty` are files besides Mercer's modules."""
     units = [case.unit(directory, number) for number, case in enumerate(cases)]
-    return build([*units, *others], directory, faulty)
+    return build([*units, *others], directory, faulty, level=level)
 
 
 def check(bench: Bench, cases: Sequence[Case], seed: int = 0) -> None:

@@ -59,7 +59,9 @@ def deform(
     rows: int | None = None,
     bits: int = 8,
     samples: int = 3,
+    pixels: int = 0,
 ) -> Case:
+    """With at least `pixels` output pixels."""
     out = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel, stride, pad, dilation, strict=True)
@@ -69,6 +71,7 @@ def deform(
     reach = (bound << fraction) + 3
     moves = Interval(-reach, reach)
     taps = kernel[0] * kernel[1]
+    samples = max(samples, -(-pixels // (out[0] * out[1])))
     places = samples, out[0], out[1]
     random = np.random.default_rng([*size, *kernel, bound, fraction])
     if square:
@@ -94,19 +97,24 @@ def deform(
     return Case(stage, [x.reshape(samples, -1), values.reshape(samples, -1)], y.reshape(samples, -1))
 
 
-CASES = [
-    deform((7, 7), 1, (3, 3), bound=2, fraction=4, pad=(1, 1)),
-    deform((6, 8), 4, (3, 3), bound=1, fraction=3, pad=(1, 1), lanes=2, groups=2),
-    deform((7, 6), 2, (3, 3), bound=2, fraction=4, pad=(1, 1), lanes=2, square=True),
-    deform((7, 6), 2, (3, 3), bound=2, fraction=4, pad=(1, 1), square=True, rounded=True),
-    deform((8, 7), 2, (3, 3), bound=1, fraction=5, pad=(1, 1), stride=(2, 2), rounded=True),
-    deform((9, 8), 1, (2, 3), bound=1, fraction=8, stride=(2, 1), dilation=(2, 1), samples=4),
-    deform((6, 6), 4, (1, 1), bound=3, fraction=1, lanes=4),
-    deform((5, 7), 3, (3, 1), bound=0, fraction=2, pad=(1, 0), rounded=True),
-    deform((5, 5), 2, (3, 3), bound=2, fraction=0, pad=(1, 1), square=True, rounded=True, bits=4),
-    deform((6, 5), 1, (3, 3), bound=2, fraction=11, pad=(1, 1), bits=4),
-    deform((8, 6), 1, (3, 3), bound=1, fraction=4, pad=(1, 1), rounded=True, rows=5),
-]
+def cases(pixels: int = 0) -> list[Case]:
+    """Every form and shape."""
+    return [
+        deform((7, 7), 1, (3, 3), bound=2, fraction=4, pad=(1, 1), pixels=pixels),
+        deform((6, 8), 4, (3, 3), bound=1, fraction=3, pad=(1, 1), lanes=2, groups=2, pixels=pixels),
+        deform((7, 6), 2, (3, 3), bound=2, fraction=4, pad=(1, 1), lanes=2, square=True, pixels=pixels),
+        deform((7, 6), 2, (3, 3), bound=2, fraction=4, pad=(1, 1), square=True, rounded=True, pixels=pixels),
+        deform((8, 7), 2, (3, 3), bound=1, fraction=5, pad=(1, 1), stride=(2, 2), rounded=True, pixels=pixels),
+        deform((9, 8), 1, (2, 3), bound=1, fraction=8, stride=(2, 1), dilation=(2, 1), samples=4, pixels=pixels),
+        deform((6, 6), 4, (1, 1), bound=3, fraction=1, lanes=4, pixels=pixels),
+        deform((5, 7), 3, (3, 1), bound=0, fraction=2, pad=(1, 0), rounded=True, pixels=pixels),
+        deform((5, 5), 2, (3, 3), bound=2, fraction=0, pad=(1, 1), square=True, rounded=True, bits=4, pixels=pixels),
+        deform((6, 5), 1, (3, 3), bound=2, fraction=11, pad=(1, 1), bits=4, pixels=pixels),
+        deform((8, 6), 1, (3, 3), bound=1, fraction=4, pad=(1, 1), rounded=True, rows=5, pixels=pixels),
+    ]
+
+
+CASES = cases()
 ONE_ROW_SHORT = {"mercer_rows": ("held < ROW_BITS'(ROWS)", "held <= ROW_BITS'(ROWS)")}
 ROUNDING_FLIPPED = {"mercer_bilinear": ("<<< (2*FRACTION - 1)", "<<< (2*FRACTION - 2)")}
 FAULTY = [

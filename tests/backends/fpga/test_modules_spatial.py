@@ -39,7 +39,9 @@ def window(
     rows: int | None = None,
     bits: int = 8,
     samples: int = 3,
+    pixels: int = 0,
 ) -> Case:
+    """With at least `pixels` output pixels."""
     out = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel, stride, pad, dilation, strict=True)
@@ -59,34 +61,39 @@ def window(
         lanes=lanes,
         buffer_rows=rows,
     )
+    samples = max(samples, -(-pixels // (out[0] * out[1])))
     random = np.random.default_rng(sum(size) + 7 * sum(kernel) + channels)
     x = random.integers(codes.low, codes.high + 1, (samples, *size, channels))
     return Case(stage, [x.reshape(samples, -1)], windows_of(x, stage).reshape(samples, -1))
 
 
-WINDOWS = [
-    window((8, 8), 1, (3, 3), pad=(1, 1)),
-    window((8, 8), 4, (3, 3), pad=(1, 1), lanes=2),
-    window((5, 7), 2, (1, 1)),
-    window((6, 6), 3, (2, 2), stride=(2, 2), lanes=3),
-    window((9, 7), 2, (3, 5), pad=(1, 2), lanes=2),
-    window((9, 11), 1, (3, 3), stride=(2, 3), pad=(1, 0)),
-    window((12, 10), 2, (3, 2), pad=(2, 1), dilation=(2, 3)),
-    window((15, 14), 1, (13, 13), pad=(6, 6)),
-    window((13, 13), 1, (13, 13), samples=4),
-    window((1, 20), 2, (1, 5), pad=(0, 2)),
-    window((20, 1), 1, (7, 1), stride=(3, 1)),
-    window((7, 7), 4, (1, 1), stride=(3, 3), lanes=4),
-    window((8, 8), 2, (3, 3), bits=4, rows=3),
-    window((8, 8), 1, (3, 3), pad=(1, 1), rows=3),
-    window((8, 6), 1, (4, 4), stride=(4, 4), rows=9),
-    window((4, 4), 1, (1, 1), pad=(2, 2)),
-    window((2, 2), 1, (2, 2), samples=6),
-    window((1, 1), 8, (1, 1), lanes=2, samples=5),
-]
+def windows(pixels: int = 0) -> list[Case]:
+    return [
+        window((8, 8), 1, (3, 3), pad=(1, 1), pixels=pixels),
+        window((8, 8), 4, (3, 3), pad=(1, 1), lanes=2, pixels=pixels),
+        window((5, 7), 2, (1, 1), pixels=pixels),
+        window((6, 6), 3, (2, 2), stride=(2, 2), lanes=3, pixels=pixels),
+        window((9, 7), 2, (3, 5), pad=(1, 2), lanes=2, pixels=pixels),
+        window((9, 11), 1, (3, 3), stride=(2, 3), pad=(1, 0), pixels=pixels),
+        window((12, 10), 2, (3, 2), pad=(2, 1), dilation=(2, 3), pixels=pixels),
+        window((15, 14), 1, (13, 13), pad=(6, 6), pixels=pixels),
+        window((13, 13), 1, (13, 13), samples=4, pixels=pixels),
+        window((1, 20), 2, (1, 5), pad=(0, 2), pixels=pixels),
+        window((20, 1), 1, (7, 1), stride=(3, 1), pixels=pixels),
+        window((7, 7), 4, (1, 1), stride=(3, 3), lanes=4, pixels=pixels),
+        window((8, 8), 2, (3, 3), bits=4, rows=3, pixels=pixels),
+        window((8, 8), 1, (3, 3), pad=(1, 1), rows=3, pixels=pixels),
+        window((8, 6), 1, (4, 4), stride=(4, 4), rows=9, pixels=pixels),
+        window((4, 4), 1, (1, 1), pad=(2, 2), pixels=pixels),
+        window((2, 2), 1, (2, 2), samples=6, pixels=pixels),
+        window((1, 1), 8, (1, 1), lanes=2, samples=5, pixels=pixels),
+    ]
 
 
-def pool(windows: int, taps: int, channels: int, lanes: int, maximum: bool, zero: int = 0) -> Case:
+WINDOWS = windows()
+
+
+def pool(windows: int, taps: int, channels: int, lanes: int, maximum: bool, zero: int = 0, pixels: int = 0) -> Case:
     stage = Pool(
         name=f"pool {taps} {maximum}",
         sources=("x",),
@@ -97,22 +104,27 @@ def pool(windows: int, taps: int, channels: int, lanes: int, maximum: bool, zero
         zero=zero,
         lanes=lanes,
     )
+    samples = max(3, -(-pixels // windows))
     random = np.random.default_rng(taps)
-    x = random.integers(-128, 128, (3, windows, taps, channels))
+    x = random.integers(-128, 128, (samples, windows, taps, channels))
     x[0, 0] = -128
     x[1, 0] = 127
     output = x.max(axis=2) if maximum else (x - zero).sum(axis=2)
-    return Case(stage, [x.reshape(3, -1)], output.reshape(3, -1))
+    return Case(stage, [x.reshape(samples, -1)], output.reshape(samples, -1))
 
 
-POOLS = [
-    pool(9, 4, 6, 2, maximum=True),
-    pool(4, 9, 3, 1, maximum=True),
-    pool(5, 4, 2, 2, maximum=True),
-    pool(4, 4, 8, 4, maximum=False, zero=-5),
-    pool(1, 49, 5, 1, maximum=False, zero=17),
-    pool(3, 1, 4, 2, maximum=False),
-]
+def pools(pixels: int = 0) -> list[Case]:
+    return [
+        pool(9, 4, 6, 2, maximum=True, pixels=pixels),
+        pool(4, 9, 3, 1, maximum=True, pixels=pixels),
+        pool(5, 4, 2, 2, maximum=True, pixels=pixels),
+        pool(4, 4, 8, 4, maximum=False, zero=-5, pixels=pixels),
+        pool(1, 49, 5, 1, maximum=False, zero=17, pixels=pixels),
+        pool(3, 1, 4, 2, maximum=False, pixels=pixels),
+    ]
+
+
+POOLS = pools()
 
 
 ONE_ROW_SHORT = {"mercer_rows": ("held < ROW_BITS'(ROWS)", "held <= ROW_BITS'(ROWS)")}
