@@ -19,6 +19,7 @@ from mercer.backends.tvm.fft import with_tables
 from mercer.backends.tvm.fft_nests import expanded
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
+from mercer.backends.tvm.sampled import with_samples
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
@@ -107,7 +108,10 @@ def families(nests: Nests, target: Target) -> tuple[str, ...]:
 
 
 def _planned(nests: Nests, target: Target) -> _Plan:
-    nests = split(expanded(nests)) if target.is_cuda else with_tables(split(nests, target.lanes), target)
+    if target.is_cuda:
+        nests = split(expanded(nests))
+    else:
+        nests = with_samples(with_tables(split(nests, target.lanes), target), target)
     plan = _Plan(nests, target)
     for statement in plan.outputs_computed(nests):
         plan.add(statement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -35,6 +36,11 @@ class Work(Protocol):
 
     @property
     def dims(self) -> frozenset[str]: ...
+
+    @property
+    def workspace(self) -> tuple[Operand, ...]:
+        """Memory of static size that every thread has for itself."""
+        ...
 
     @property
     def emit(self) -> Callable[[Scope, TirExpr], None]: ...
@@ -81,6 +87,7 @@ def _body(name: str, work: Work, named: Sequence[Operand], dims: Sequence[str]) 
         with T.prim_func(is_private=True, s_tir=False):
             T.func_name(f"{name}_body")
             T.func_attr({"tirx.noalias": True})
+            named = [*named, *work.workspace]
             pointers = [T.arg(f"p{i}", T.ptr(memory_type(o.type.dtype))) for i, o in enumerate(named)]
             sizes = {d: T.arg(d, tirx.Var(d, "int64")) for d in dims}
             first, end = (T.arg(n, tirx.Var(n, "int64")) for n in ("first", "end"))
@@ -103,9 +110,19 @@ def _entry(
             for d in dims:
                 T.arg(d, sizes[d])
             buffers += [T.arg(f"out{i}", argument(sizes, o.type)) for i, o in enumerate(outputs)]
-            fixed = [b.data for b in buffers] + [sizes[d] for d in dims]
-            _spread(empty.integer(work.count), work, lambda lo, hi: T.evaluate(_call(body, [*fixed, lo, hi])))
+
+            def call(low: TirExpr, high: TirExpr) -> None:
+                own = [_allocated(o.type) for o in work.workspace]
+                fixed = [b.data for b in (*buffers, *own)] + [sizes[d] for d in dims]
+                T.evaluate(_call(body, [*fixed, low, high]))
+
+            _spread(empty.integer(work.count), work, call)
     return builder.get()
+
+
+def _allocated(type: TensorType) -> Any:
+    size = math.prod(extent.value for extent in type.shape)
+    return T.alloc_buffer((max(1, size),), memory_type(type.dtype), scope="global", layout=None)
 
 
 def _call(callee: Any, arguments: Sequence[TirExpr]) -> Any:

@@ -24,7 +24,8 @@ class Operand:
 class Kernel:
     """How a primitive is computed: `emit(scope, i)` writes the code of unit i of `count` independent ones.
 
-    The scope has the operands and targets under their names, and `scratch`, which lasts as long as the call. `cost`
+    The scope has the operands and targets under their names, and `scratch`, which lasts as long as the call,
+    and `workspace`, which every thread has for itself. `cost`
     estimates one unit in nanoseconds; `detail` says how it is done; `dims` are symbolic dims that no shape tells.
     """
 
@@ -33,6 +34,7 @@ class Kernel:
     cost: float
     emit: Callable[[Scope, TirExpr], None]
     scratch: tuple[Operand, ...] = ()
+    workspace: tuple[Operand, ...] = ()
     dims: frozenset[str] = frozenset()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mercer.backends.tvm.schedules import contraction, generic, pointwise, reduce
+from mercer.backends.tvm.schedules import contraction, gather, generic, pointwise, reduce, transpose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
 from mercer.backends.tvm.schedules.normalize import normalize
 from mercer.ir.index import Reduce, walk
@@ -13,9 +13,9 @@ from mercer.ir.index import Reduce, walk
 def choose(problem: Problem) -> Schedule:
     problem = replace(problem, nest=normalize(problem.nest, problem.types))
     reductions = any(isinstance(e, Reduce) for e in walk(problem.nest.body))
-    families = (contraction.plan, reduce.plan, pointwise.plan) if reductions else (pointwise.plan,)
+    families = (contraction.plan, reduce.plan, pointwise.plan) if reductions else (transpose.plan, pointwise.plan)
     reasons: list[str] = []
-    for plan in families:
+    for plan in (gather.plan, *families):
         found = plan(problem)
         if isinstance(found, Schedule):
             return found

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from tvm.tirx.script.builder import ir as T
 
+from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
@@ -38,7 +39,8 @@ class Schedule:
     """How a nest is computed: `emit(scope, i)` writes the code of the outer iteration i of `count` independent ones.
 
     `before` are nests to compute first (padded or repacked copies), `constants` the repacked constants; both are read
-    by `nest`, the form of the nest that `emit` implements. `cost` estimates one outer iteration in nanoseconds.
+    by `nest`, the form of the nest that `emit` implements. `cost` estimates one outer iteration in nanoseconds. The scope
+    has `workspace` too, memory of static size that every thread has for itself.
     """
 
     family: str
@@ -49,6 +51,7 @@ class Schedule:
     emit: Callable[[Scope, TirExpr], None]
     before: tuple[Nest, ...] = ()
     constants: tuple[Constant, ...] = ()
+    workspace: tuple[Operand, ...] = ()
 
     @property
     def dims(self) -> frozenset[str]:

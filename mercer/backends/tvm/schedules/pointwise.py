@@ -29,7 +29,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     free_axes = _independent_of_positions(nest)
     looped = [axis for axis in nest.axes[:-1] if axis not in free_axes]
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
-    low, high = _interior(nest, problem)
+    low, high = interior(nest, problem, lane)
     body_cost = operations(nest.body) / target.lanes * 0.5
     outer, inner, cost = split(looped, body_cost * max(1, _extent(lane)) * max(1, _product(free_axes)))
 
@@ -129,9 +129,8 @@ def _independent_of_positions(nest: Nest) -> list[Axis]:
     return [axis for axis in nest.axes[:-1] if axis.name not in used] if used else []
 
 
-def _interior(nest: Nest, problem: Problem) -> tuple[int, int | None]:
-    """The part of the last axis where padded reads surely stay inside along it."""
-    lane = nest.axes[-1]
+def interior(nest: Nest, problem: Problem, lane: Axis) -> tuple[int, int | None]:
+    """The part of an axis where padded reads surely stay inside along it."""
     low, high = 0, lane.extent.value if lane.extent.is_constant else None
     ranges = {**ranges_of(all_axes(nest)), lane.name: (ZERO, ZERO)}
     for e in walk(nest.body):

@@ -1,0 +1,102 @@
+"""Elementwise nests whose operands lie across the result: blocks are read along the operands, turned in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.analysis import flatten, is_computed, stride
+from mercer.backends.tvm.lower import Scope, int64, loops
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split
+from mercer.backends.tvm.schedules.normalize import position
+from mercer.backends.tvm.schedules.pointwise import along, interior
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.index import Axis, Read, Reduce, reads, walk
+from mercer.ir.integers import IntExpr
+from mercer.ir.types import DType
+
+
+def plan(problem: Problem) -> Schedule | Refusal:
+    nest, lanes = problem.nest, problem.target.lanes
+    if len(nest.axes) < 2 or nest.type.dtype is not DType.F32:
+        return Refusal("transpose", "not a real tensor of two axes")
+    across = _across(problem)
+    if across is None:
+        return Refusal("transpose", "operands lie along the last axis")
+    last, others = nest.axes[-1], tuple(axis for axis in nest.axes[:-1] if axis != across)
+    block = lanes
+    while block > min(last.extent.value, across.extent.value):
+        block //= 2
+    place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
+    area = last.extent.value * across.extent.value
+    outer, inner, cost = split(others, 0.5 * area * (1.0 + operations(nest.body) / lanes))
+    edges = interior(nest, problem, across)
+
+    def piece(scope: Scope) -> None:
+        if scope.width != block:
+            loops(scope, [last], lambda at: at.store(at.tensors[nest.target], place, at.value(nest.body)))
+            return
+        whole, rest = divmod(last.extent.value, block)
+        with T.serial(int64(0), int64(whole)) as i:
+            square(scope, T.bind(i * int64(block)))
+        if rest:
+            square(scope, int64(last.extent.value - block))
+
+    def square(scope: Scope, start: TirExpr) -> None:
+        at = replace(scope.inside([last], [start]), offsets={})
+        rows = [vm.broadcast(at.at({last.name: k}).value(nest.body), block) for k in range(block)]
+        columns = turned(rows)
+        first = scope.indices[across.name]
+        for k, column in enumerate(columns):
+            line = replace(at, lane="", width=1).inside([across], [first + int64(k)])
+            line = line.vector(last.name, start, block, (IntExpr.constant(0), last.extent - 1))
+            line.store(line.tensors[nest.target], place, column)
+
+    def emit(scope: Scope, at: TirExpr) -> None:
+        loops(at_outer(scope, outer, at), inner, lambda inside: along(inside, across, block, edges, piece))
+
+    detail = f"blocks of {block} {across.name} x {block} {last.name}"
+    return Schedule("transpose", detail, nest, count(outer), cost, emit)
+
+
+def turned(rows: Sequence[TirExpr]) -> list[TirExpr]:
+    """The transposed square of as many vectors as each has lanes, a power of two: columns become vectors."""
+    size, vectors = len(rows), [vm.let(row) for row in rows]
+    half = size // 2
+    while half:
+        upper = [k - half + size if k & half else k for k in range(size)]
+        lower = [k + size if k & half else k + half for k in range(size)]
+        for i in (i for i in range(size) if not i & half):
+            pair = vectors[i], vectors[i + half]
+            vectors[i], vectors[i + half] = (vm.let(_shuffled(pair, order)) for order in (upper, lower))
+        half //= 2
+    return vectors
+
+
+def _shuffled(vectors: Sequence[TirExpr], order: Sequence[int]) -> TirExpr:
+    return tirx.Shuffle(list(vectors), [tirx.const(k, "int32") for k in order])
+
+
+def _across(problem: Problem) -> Axis | None:
+    """The axis along which the operands lie, when more of them do than along the last one."""
+    nest = problem.nest
+    if any(isinstance(e, Reduce) or (isinstance(e, Read) and _is_awkward(e)) for e in walk(nest.body)):
+        return None
+    strides = [position(read, problem.types[read.tensor]) for read in dict.fromkeys(reads(nest.body))]
+
+    def awkward(axis: Axis) -> int:
+        return sum(stride(place, axis.name) not in (0, 1) for place in strides)
+
+    candidates = [axis for axis in nest.axes if axis.extent.is_constant and axis.extent.value >= 4]
+    if nest.axes[-1] not in candidates:
+        return None
+    best = min(reversed(candidates), key=awkward)
+    return best if best != nest.axes[-1] and awkward(best) < awkward(nest.axes[-1]) else None
+
+
+def _is_awkward(read: Read) -> bool:
+    return read.dtype is DType.BOOL or any(is_computed(index) for index in read.indices)
