@@ -112,7 +112,7 @@ class _Scan:
         if isinstance(statement, Nest):
             problem = Problem(self._within_row(statement), types, {}, self.target)
             schedule = generic.plan(problem, "inside of a scan") if self.target.is_cuda else choose(problem)
-            if schedule.before or schedule.constants:
+            if schedule.before or schedule.constants or schedule.workspace:
                 schedule = generic.plan(problem, "inside of a scan")
             if schedule.family == "generic":
                 self.once.add(statement.target)
