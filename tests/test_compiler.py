@@ -57,3 +57,28 @@ def test_only_designs_are_routed() -> None:
     program = mercer.parse_text("model Net(x: f32[N, 4]) -> f32[N, 3] { return x |> Linear(3) }")
     with pytest.raises(MercerError, match="torch is not routed"):
         route(mercer.compile(program, "torch"))
+
+
+def test_inputs_lie_anywhere() -> None:
+    """The binary reads arrays where they are; their alignment is that of their elements."""
+    executable = mercer.compile(mercer.parse_text("model M(x: f32[2, 5, 8]) -> f32[2, 5, 8] { return exp(x) }"))
+    x = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
+    for offset in range(0, 64, 4):
+        moved = np.zeros(x.nbytes + 64, np.uint8)[offset : offset + x.nbytes].view(np.float32).reshape(x.shape)
+        moved[...] = x
+        np.testing.assert_array_equal(executable(moved), executable(x))
+
+
+def test_outputs_share_no_memory() -> None:
+    program = mercer.parse_text("""
+model M(x: f32[2, 6]) -> (f32[3, 4], f32[12], f32[2, 6]) {
+  y = reshape(x; [3, 4])
+  return y, reshape(y; [12]), x
+}
+""")
+    executable = mercer.compile(program)
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)
+    outputs = executable(x)
+    for i, output in enumerate(outputs):
+        np.testing.assert_array_equal(output.ravel(), x.ravel())
+        assert not any(np.shares_memory(output, other) for other in (x, *outputs[:i]))

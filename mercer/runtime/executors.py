@@ -71,9 +71,8 @@ class TvmExecutor:
     """Runs `lib.so`, an executable of the TVM Relax virtual machine, on the CPU or a CUDA GPU.
 
     `entry["function"]` (default `main`) takes the inputs, then the tensors that `entry["weights"]` names, then a shape
-    of the dimensions that `entry["symbols"]` names, if any. Arguments live in buffers made once per input layout: TVM
-    wants 64-byte alignment, which NumPy does not promise, so a call copies its inputs into them and calls with the same
-    argument tuple.
+    of the dimensions that `entry["symbols"]` names, if any. On the CPU nothing is copied: the binary reads contiguous
+    inputs where they lie (its loads need no alignment), and outputs are views of tensors that nothing else refers to.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -102,12 +101,11 @@ class TvmExecutor:
         self._symbols: Sequence[str] = artifact.manifest.entry.get("symbols", ())
         self._inputs = artifact.manifest.signature.inputs
         self._complex = [DTYPES[spec.dtype].kind == "c" for spec in artifact.manifest.signature.outputs]
+        self._copy = self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")
         self._weights = [self._place(weights[name]) for name in names]
         self._layout: object = None
-        self._staged: list[tuple[Array, Any]] = []
-        self._arguments: tuple[Any, ...] = ()
+        self._sizes: tuple[Any, ...] = ()
         self._lock = threading.Lock()
-        self._copy = self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")
 
     @property
     def threads(self) -> int:
@@ -151,16 +149,10 @@ class TvmExecutor:
         with self._lock:
             layout = [array.shape for array in inputs]
             if layout != self._layout:
-                self._staged = [_aligned(self._ffi, array.shape, array.dtype) for array in inputs]
-                placed = [self._to_device(tensor) for _, tensor in self._staged]
-                self._arguments = (*placed, *self._weights, *self._shape(layout))
-                self._layout = layout
-            for (buffer, tensor), array, argument in zip(self._staged, inputs, self._arguments, strict=False):
-                np.copyto(buffer, array)
-                if argument is not tensor:
-                    self._copy(tensor, argument)
+                self._sizes, self._layout = self._shape(layout), layout
+            arguments = [self._to_device(self._tensor(array)) for array in inputs]
             try:
-                result = function(*self._arguments)
+                result = function(*arguments, *self._weights, *self._sizes)
             except Exception as error:
                 raise MercerError(f"{self._origin}: failed while running: {first_line(error)}") from error
             results = (result,) if isinstance(result, self._ffi.Tensor) else tuple(result)
@@ -182,24 +174,33 @@ class TvmExecutor:
         machine["vm_initialization"](*(part for device in devices for part in (device, 0, POOLED_ALLOCATOR)))
         return machine
 
+    def _tensor(self, array: Array) -> Any:
+        """The array as a tensor of the host, without a copy where DLPack can express it."""
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            array = np.array(array, order="C")
+        if array.size == 0:
+            array = array.reshape(-1).reshape(array.shape)  # NumPy may give it strides of 0, which TVM refuses
+        return self._ffi.from_dlpack(_pairs(array) if array.dtype.kind == "c" else array)
+
     def _place(self, array: Array) -> Any:
+        """A tensor on the device with memory of its own."""
         buffer, tensor = _aligned(self._ffi, array.shape, array.dtype)
         np.copyto(buffer, array)
         placed = self._to_device(tensor)
-        if placed is not tensor:
-            self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")(tensor, placed)
-            self._synchronize()
+        self._synchronize()
         return placed
 
     def _to_device(self, tensor: Any) -> Any:
         if self._on_host:
             return tensor
         allocate = self._ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-        return allocate(tensor.shape, tensor.dtype, self._ffi.device(self._device, 0), None)
+        placed = allocate(tensor.shape, tensor.dtype, self._ffi.device(self._device, 0), None)
+        self._copy(tensor, placed)
+        return placed
 
     def _fetch(self, tensor: Any) -> Array:
         if self._on_host:
-            return np.from_dlpack(tensor).copy()
+            return np.from_dlpack(tensor)
         dtype = np.dtype(str(tensor.dtype))
         buffer, host = _aligned(self._ffi, tuple(tensor.shape), dtype)
         self._copy(tensor, host)
@@ -220,6 +221,11 @@ def _aligned(ffi: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Ar
     start = -memory.ctypes.data % 64
     array = memory[start : start + size].view(dtype).reshape(shape)
     return array, ffi.from_dlpack(array)
+
+
+def _pairs(array: Array) -> Array:
+    """Complex numbers as pairs of f32 along a new last axis."""
+    return array.view(np.float32).reshape(*array.shape, 2)
 
 
 def _joined(pairs: Array) -> Array:

@@ -101,7 +101,7 @@ class Binary:
     def __call__(self, **inputs: Array) -> list[Array]:
         arrays = [inputs[name] for name in self.compiled.arguments] + [array for _, array in self.compiled.constants]
         results = self.function(*(tvm.runtime.tensor(np.asarray(array, order="C")) for array in arrays))
-        return [result.numpy() for result in results]
+        return [result.numpy() for result in ([results] if isinstance(results, tvm.runtime.Tensor) else results)]
 
     @property
     def families(self) -> list[str]:

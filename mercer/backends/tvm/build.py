@@ -128,16 +128,22 @@ class _Plan:
         self.calls: list[_View | _Call] = []
 
     def outputs_computed(self, nests: Nests) -> list[Statement]:
-        """All statements; an output that is an argument or a repetition gets a copy of its own."""
-        given = {v.name for v in (*nests.inputs, *nests.parameters, *nests.constants)}
+        """All statements; an output that shares memory with an argument or another output gets a copy of its own."""
+        taken = {v.name for v in (*nests.inputs, *nests.parameters, *nests.constants)}
         statements = list(nests.statements)
+        views = [s for s in statements if isinstance(s, Primitive) and s.name == "reshape"]
+        root = {view.targets[0].name: view.operands[0] for view in views}
         self.outputs: list[str] = []
         for name in nests.outputs:
-            if name in given or name in self.outputs:
+            memory = name
+            while memory in root:
+                memory = root[memory]
+            if memory in taken:
                 copy = f"{name}.output{len(self.outputs)}"
                 statements.append(_copy(copy, name, self.types[name]))
                 self.types[copy] = self.types[name]
                 name = copy
+            taken.add(memory)
             self.outputs.append(name)
         return statements
 
@@ -242,7 +248,8 @@ class _Plan:
                     for k, result in enumerate(call.results):
                         values[result.name] = builder.emit(relax.TupleGetItem(found, k)) if len(outs) > 1 else found
                     steps.append(Step(name, call.results[0].name, call.family, call.detail, call.origins))
-                result = builder.emit_output(relax.Tuple([values[name] for name in self.outputs]))
+                results = [values[name] for name in self.outputs]
+                result = builder.emit_output(relax.Tuple(results) if len(results) > 1 else results[0])
             builder.emit_func_output(result)
         with self.target.tvm():
             module = in_order(relax_passes()(builder.get()))

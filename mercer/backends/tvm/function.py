@@ -130,7 +130,9 @@ def _call(callee: Any, arguments: Sequence[TirExpr]) -> Any:
 
 
 def argument(sizes: Mapping[str, Any], type: TensorType) -> Any:
-    return T.buffer([extent(size, sizes) for size in type.shape], tir_type(type.dtype), layout=None)
+    """Aligned as its elements are: arrays of users lie anywhere."""
+    shape = [extent(size, sizes) for size in type.shape]
+    return T.buffer(shape, tir_type(type.dtype), align=tvm.DataType(tir_type(type.dtype)).itemsize, layout=None)
 
 
 def extent(size: IntExpr, dims: Mapping[str, Any]) -> Any:
