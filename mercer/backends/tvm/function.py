@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import tvm
@@ -92,8 +93,12 @@ def _body(name: str, work: Work, named: Sequence[Operand], dims: Sequence[str]) 
             sizes = {d: T.arg(d, tirx.Var(d, "int64")) for d in dims}
             first, end = (T.arg(n, tirx.Var(n, "int64")) for n in ("first", "end"))
             scope = scope_of({o.name: (p, o.type) for o, p in zip(named, pointers, strict=True)}, sizes)
-            with T.serial(first, end) as i:
-                work.emit(scope, i)
+            with ExitStack() as unaligned:  # else TVM takes any pointer to lie where a vector register likes it
+                for pointer, operand in zip(pointers, named, strict=True):
+                    size = operand.type.dtype.numpy.itemsize
+                    unaligned.enter_context(T.attr(pointer, "storage_alignment", tirx.IntImm("int32", size)))
+                with T.serial(first, end) as i:
+                    work.emit(scope, i)
     return builder.get()
 
 
