@@ -21,6 +21,7 @@ from mercer.passes.factorize.approximation import one_of
 from mercer.passes.ledger import Exactness, LayerError, LedgerEntry
 from mercer.passes.manager import Level, Pass, PassContext, PipelineError
 from mercer.passes.quantize.code_books import CODES
+from mercer.passes.quantize.layers import LayerBits
 from mercer.passes.quantize.ranges import CALIBRATIONS, Matrix, Point
 from mercer.passes.quantize.rounding import ROUNDINGS
 from mercer.passes.quantize.rules import RULES
@@ -36,7 +37,7 @@ from mercer.passes.quantize.translation import (
     Translation,
 )
 
-_SCHEME = re.compile(r"w(?P<weights>\d+)a(?P<activations>\d+)")
+_SCHEME = re.compile(r"w(?P<weights>\d+)a(?P<activations>\d+)(:(?P<layers>.+))?")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Plan:
 class Quantize(Pass):
     """Real numbers become integer codes between inputs and outputs.
 
-    Weights get symmetric codes of `weights` bits (1 to 8), one scale per output channel unless `per_channel` is off.
+    Weights get symmetric codes of `weights` bits (1 to 8), one scale per output channel unless `per_channel` is off;
+    `layers` names layers with other bits, see `LayerBits`.
     Activations get codes of `activations` bits (2 to 8) with a zero point; their range comes from the data by
     `calibration`: `minmax`, `percentile`, `mse` or `entropy`. With `rounding` = `gptq` the errors of the codes of a
     row make up for each other on the data, with `nearest` each code is the closest; `auto` is `gptq` up to six bits.
@@ -77,6 +79,7 @@ class Quantize(Pass):
     table_bits: int = 10
     rounding: str = "auto"
     codes: str = "uniform"
+    layers: str = ""
 
     def __post_init__(self) -> None:
         one_of(self, "calibration", CALIBRATIONS)
@@ -90,18 +93,21 @@ class Quantize(Pass):
                 )
         if not 50.0 < self.percentile <= 100.0:
             raise PipelineError(f"the option `percentile` of `quantize` is {self.percentile}", "above 50, at most 100")
+        LayerBits.parse(self.layers)
 
     @staticmethod
     def scheme(text: str) -> Quantize:
-        """`w8a8`: the bits of weights and of activations. Raises PipelineError."""
-        found = _SCHEME.fullmatch(text.lower())
+        """`w4a8:first=8,last=8`: the bits of weights and of activations, and those of layers. Raises PipelineError."""
+        found = _SCHEME.fullmatch(text)
         if found is None:
-            raise PipelineError(f"`{text}` is no scheme of quantization", "bits of weights and activations: w8a8, w4a8")
-        return Quantize(int(found["weights"]), int(found["activations"]))
+            hint = "bits of weights and activations: w8a8, w4a8, w4a8:first=8,last=8"
+            raise PipelineError(f"`{text}` is no scheme of quantization", hint)
+        return Quantize(int(found["weights"]), int(found["activations"]), layers=found["layers"] or "")
 
     def on_graph(self, graph: Graph, context: PassContext) -> Graph:
         calibration = _data(graph, context)
-        t, kept = _translation(graph, context, calibration, self.options(trained=context.ranges is not None))
+        trained = context.ranges is not None
+        t, kept = _translation(graph, context, calibration, self.options(trained), self.bits(graph))
         outputs = tuple(map(t.real, graph.outputs))
         constants = (*graph.constants, *t.constants)
         result = live(replace(graph, constants=constants, nodes=tuple(t.nodes), outputs=outputs))
@@ -110,8 +116,12 @@ class Quantize(Pass):
 
     def plan(self, graph: Graph, context: PassContext) -> Plan:
         """What the translation rounds, without a choice of codes that would look at the data."""
-        t, kept = _translation(graph, context, _data(graph, context), self.options(trained=True))
+        t, kept = _translation(graph, context, _data(graph, context), self.options(trained=True), self.bits(graph))
         return Plan(t.points, frozenset(kept))
+
+    def bits(self, graph: Graph) -> dict[str, int]:
+        """Of the weights of layers that are named, by node."""
+        return LayerBits.parse(self.layers).of(graph)
 
     def options(self, trained: bool) -> Options:
         """What a translation is asked for; weights that were trained with their codes keep the nearest ones."""
@@ -136,7 +146,10 @@ class Quantize(Pass):
         calibration: Calibration | None,
         context: PassContext,
     ) -> None:
-        """Why a node stays as it is, and, where there are data, the error of each layer."""
+        """Layers with bits of their own, why a node stays as it is, and, with data, the error of each layer."""
+        nodes = {node.name: node for node in before.nodes}
+        for name, bits in self.bits(before).items():
+            context.record(replace(self._entry(nodes[name], None, None), rewrite=f"{bits}-bit weights"))
         if calibration is None:
             for node in before.nodes:
                 if node.name in kept:
@@ -184,7 +197,7 @@ def _decoded(form: Form, array: Array) -> Matrix:
 
 
 def _translation(
-    graph: Graph, context: PassContext, calibration: Calibration | None, options: Options
+    graph: Graph, context: PassContext, calibration: Calibration | None, options: Options, bits: Mapping[str, int]
 ) -> tuple[Translation, dict[str, str]]:
     """The program, node by node, and why some stay as they are."""
     samples = _samples(graph, calibration) if calibration is not None else {}
@@ -195,6 +208,7 @@ def _translation(
     kept: dict[str, str] = {}
     for node in graph.nodes:
         t.begin(node)
+        t.options = replace(options, weights=bits.get(node.name, options.weights))
         _translate(t, node, kept)
     return t, kept
 

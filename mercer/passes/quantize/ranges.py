@@ -196,7 +196,7 @@ def _nearest(rows: Matrix, levels: Levels) -> tuple[Codes, Matrix, float]:
 
 
 def best_scales(rows: Matrix, levels: Levels) -> Matrix:
-    """The scale of each row with the least squared error of the nearest codes."""
+    """The scale of each row with the least squared error of the nearest codes; rows that codes can hold keep theirs."""
     widest = np.abs(rows).max(axis=1, initial=0.0)
     widest = np.where(widest > 0.0, widest, 1.0) / float(levels[-1])
     best, least = widest, np.full(len(rows), np.inf)
@@ -206,4 +206,24 @@ def best_scales(rows: Matrix, levels: Levels) -> Matrix:
         error = np.square(rounded - rows).sum(axis=1)
         best = np.where(error < least, scale, best)
         least = np.minimum(error, least)
-    return best
+    exact = _grid_scales(rows, levels)
+    return np.where(exact > 0.0, exact, best)
+
+
+def largest_levels(levels: Levels) -> Levels:
+    """What the largest weight of a row may become; with less, codes twice as large are there as well."""
+    return levels[levels > levels[-1] // 2]
+
+
+def _grid_scales(rows: Matrix, levels: Levels) -> Matrix:
+    """The scale of rows that are levels times it, up to a thousandth of a step; 0 for others."""
+    widest = np.abs(rows).max(axis=1, initial=0.0)
+    steps = np.diff(np.sort(rows, axis=1), axis=1) > 1e-3 * widest[:, None] / float(levels[-1])
+    found = np.zeros(len(rows))
+    few = np.flatnonzero((steps.sum(axis=1) < len(levels)) & (widest > 0.0))
+    for largest in largest_levels(levels) if few.size else ():
+        scale = widest[few] / float(largest)
+        places = rows[few] / scale[:, None]
+        exact = np.abs(places - nearest_level(places, levels)).max(axis=1, initial=0.0) <= 1e-3
+        found[few] = np.where(exact, scale, found[few])
+    return found

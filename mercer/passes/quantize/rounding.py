@@ -13,13 +13,15 @@ from mercer.passes.factorize.approximation import compute
 from mercer.passes.factorize.contractions import geometry_of
 from mercer.passes.factorize.convolutions import Geometry
 from mercer.passes.quantize.code_books import Levels, code_books, nearest_level
-from mercer.passes.quantize.ranges import Codes, Matrix, best_scales, weight_codes
+from mercer.passes.quantize.ranges import Codes, Matrix, best_scales, largest_levels, weight_codes
 from mercer.passes.quantize.translation import Coded, Options, Translation
 
 ROUNDINGS = ("auto", "nearest", "gptq")
 
-_FINE = 7
+FINE = 7
 """Bits from which on weights lose less than activations do: `auto` takes the nearest codes there."""
+_NARROW = 8
+"""Inputs up to which `auto` looks for codes on the data all the same: much depends on few weights."""
 
 _ROWS = 2048
 """Inputs of a linear map that its second moments are taken from."""
@@ -32,7 +34,7 @@ _SWEEPS = 2
 _WORK = 1 << 29
 """Products that one scale may take, if others are to be tried; else it is the best one for the nearest codes."""
 _PARTS = np.linspace(1.0, 0.3, 15)
-"""Clipping ranges, as parts of the largest weight of a row."""
+"""Clipping ranges, as parts of the largest weight of a row; it can also be any of the larger codes."""
 
 
 # --- the weight of a node ---------------------------------------------------------------------------------------------
@@ -45,7 +47,8 @@ def weight_of(t: Translation, node: Node, weight: Matrix, axis: int | None) -> t
     """
     options = t.options
     rows = None
-    if _compensates(options) and (weight.ndim == 2 or node.operator not in ("linear", "matmul")):
+    fan_in = weight.shape[0] if node.operator == "matmul" else int(np.prod(weight.shape[1:]))
+    if _compensates(options, fan_in) and (weight.ndim == 2 or node.operator not in ("linear", "matmul")):
         inputs = [t.samples[name] for name in node.operands if t.known(name) is None]
         rows = seen(t.library, node, [_coarse(t, node.operands[0]), *inputs[1:]], weight.shape)
     if rows is None:
@@ -59,7 +62,7 @@ def weight_of(t: Translation, node: Node, weight: Matrix, axis: int | None) -> t
 
 def rounded(options: Options, weight: Matrix, rows: Matrix, shared: bool = False) -> tuple[Codes, Matrix]:
     """Codes of weight[g, o, k] that is multiplied with rows[g, n, k], and scales[g * o], or [1] for all together."""
-    if not _compensates(options) or rows.shape[2] > _FAN_IN:
+    if not _compensates(options, rows.shape[2]):
         flat = weight.reshape(-1, weight.shape[2])
         codes, scales = weight_codes(flat, options.weights, None if shared else 0, options.codes)
         return codes.reshape(weight.shape), scales
@@ -68,8 +71,9 @@ def rounded(options: Options, weight: Matrix, rows: Matrix, shared: bool = False
     return codes, scales.reshape(-1)[: 1 if shared else None]
 
 
-def _compensates(options: Options) -> bool:
-    return options.rounding == "gptq" or (options.rounding == "auto" and options.weights < _FINE)
+def _compensates(options: Options, fan_in: int) -> bool:
+    usual = options.weights < FINE or fan_in <= _NARROW
+    return fan_in <= _FAN_IN and (options.rounding == "gptq" or (options.rounding == "auto" and usual))
 
 
 def _coarse(t: Translation, name: str) -> Matrix:
@@ -188,7 +192,7 @@ def _searched(
         parts, rows = np.ones(1), weight.reshape((1, -1) if shared else (-1, weight.shape[2]))
         units = np.resize(best_scales(rows, levels), (*weight.shape[:2], 1))
     else:
-        parts = _PARTS
+        parts = np.concatenate([_PARTS, levels[-1] / largest_levels(levels)[:-1]])
         widest = np.abs(weight).max(axis=2, initial=0.0, keepdims=True)
         units = np.where(widest > 0.0, widest.max() if shared else widest, 1.0) / np.abs(levels).max()
     tried = np.concatenate([part * units for part in parts], axis=1)

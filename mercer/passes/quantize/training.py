@@ -14,25 +14,12 @@ from mercer.ir.spans import NOWHERE
 from mercer.ir.types import Array, DType, TensorType
 from mercer.passes.quantize.code_books import code_books
 from mercer.passes.quantize.kernel_rules import measure_of, measured
+from mercer.passes.quantize.layers import LayerBits, layers
 from mercer.passes.quantize.quantize import Plan, Quantize
 from mercer.passes.quantize.ranges import Point, buffer_of
+from mercer.passes.quantize.rounding import FINE
 from mercer.passes.quantize.translation import QuantizeError
 from mercer.passes.rewrite import Builder
-
-WEIGHTS: dict[str, tuple[int, int | None]] = {
-    **{f"conv{n}d": (1, 0) for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": (1, None) for n in (1, 2, 3)},
-    "linear": (1, 0),
-    "matmul": (1, 1),
-    "deform_conv2d_v1": (2, 0),
-    "deform_conv2d": (3, 0),
-    "kernel_machine": (2, 0),
-    "rbf_field": (3, 0),
-    "random_fourier_features": (1, 0),
-    "hash_grid": (1, 0),
-    "decode_levels": (1, 0),
-}
-"""Operators whose weight gets codes: the operand, and its axis of output channels, each of which has its own scale."""
 
 
 @dataclass(frozen=True)
@@ -82,24 +69,25 @@ def training(graph: Graph, library: Library, first: Plan, usual: Plan, scheme: Q
         replace(graph, parameters=(*graph.parameters, *buffers), nodes=tuple(nodes)),
         names,
         {name: usual.points[name].bits if name in usual.points else 0 for name in points},
-        _weights(graph, usual.kept, scheme.per_channel),
+        _weights(graph, usual.kept, scheme),
         tuple(tuple(map(int, book)) for book in code_books(scheme.codes, scheme.weights)),
         {names[name]: (point.low, point.high) for name, point in points.items()},
     )
 
 
-def _weights(graph: Graph, kept: frozenset[str], per_channel: bool) -> dict[tuple[str, int], int | None]:
-    """The weights of nodes that compute with what depends on an input; the others are known before any rounding."""
-    moving = {value.name for value in graph.inputs}
+def _weights(graph: Graph, kept: frozenset[str], scheme: Quantize) -> dict[tuple[str, int], int | None]:
+    """The weights that are rounded; those of layers with finer codes of their own are not."""
+    bits = LayerBits.parse(scheme.layers).of(graph)
     found: dict[tuple[str, int], int | None] = {}
-    for node in graph.nodes:
-        if moving.isdisjoint(node.operands):
-            continue
-        moving.update(value.name for value in node.results)
-        if node.operator in WEIGHTS and node.name not in kept:
-            position, axis = WEIGHTS[node.operator]
-            if node.operands[position] not in moving:
-                found[node.name, position] = axis if per_channel else None
+    for node, position, axis in layers(graph):
+        if (own := bits.get(node.name, scheme.weights)) != scheme.weights:
+            if own < FINE:
+                raise QuantizeError(
+                    f"training rounds weights to {scheme.weights} bits, and {node.name} is to have {own}",
+                    f"{FINE} or 8 bits for layers of their own, which training does not round",
+                )
+        elif node.name not in kept:
+            found[node.name, position] = axis if scheme.per_channel else None
     return found
 
 
