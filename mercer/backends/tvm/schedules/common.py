@@ -39,8 +39,8 @@ class Schedule:
     """How a nest is computed: `emit(scope, i)` writes the code of the outer iteration i of `count` independent ones.
 
     `before` are nests to compute first (padded or repacked copies), `constants` the repacked constants; both are read
-    by `nest`, the form of the nest that `emit` implements. `cost` estimates one outer iteration in nanoseconds. The scope
-    has `workspace` too, memory of static size that every thread has for itself.
+    by `nest`, the form of the nest that `emit` implements. `cost` estimates one outer iteration in nanoseconds. The
+    scope has `workspace` too, memory of static size that every thread has for itself.
     """
 
     family: str

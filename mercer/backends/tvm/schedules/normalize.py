@@ -106,7 +106,8 @@ def _together(outer: Axis, inner: Axis, integers: set[IntExpr]) -> bool:
     return True
 
 
-def _merge(axes: Sequence[Axis], body: Expr) -> tuple[tuple[Axis, ...], Expr]:
+def merge(axes: Sequence[Axis], body: Expr) -> tuple[tuple[Axis, ...], Expr]:
+    """Axes that always run together as one, and the body with its index."""
     merged = list(axes)
     integers = _integers(body)
     i = 0
@@ -124,7 +125,7 @@ def _merge(axes: Sequence[Axis], body: Expr) -> tuple[tuple[Axis, ...], Expr]:
 
 
 def _merge_output(nest: Nest) -> Nest:
-    axes, body = _merge(nest.axes, nest.body)
+    axes, body = merge(nest.axes, nest.body)
     shape = tuple(axis.extent for axis in axes)
     return replace(nest, axes=axes, body=body, type=TensorType(nest.type.dtype, shape))
 
@@ -132,5 +133,5 @@ def _merge_output(nest: Nest) -> Nest:
 def _merge_reduction(expr: Expr) -> Expr:
     if not isinstance(expr, Reduce) or len(expr.axes) < 2:
         return expr
-    axes, body = _merge(expr.axes, expr.body)
+    axes, body = merge(expr.axes, expr.body)
     return replace(expr, axes=axes, body=body)

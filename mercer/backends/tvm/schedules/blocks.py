@@ -1,0 +1,138 @@
+"""Pieces of matrix code on f32 in TIR: workspace, a product in registers, transposes, strided copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.kernel import Operand
+from mercer.backends.tvm.lower import int64
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.integers import IntExpr
+from mercer.ir.types import DType, TensorType
+
+
+def workspace(name: str, size: int) -> Operand:
+    """Memory of `size` numbers for a thread."""
+    return Operand(name, TensorType(DType.F32, (IntExpr.constant(size),)))
+
+
+def at(start: TirExpr, width: int) -> TirExpr:
+    """The index of `width` neighbours."""
+    return T.ramp(start, int64(1), width) if width > 1 else start
+
+
+def load(buffer: Any, start: TirExpr, width: int) -> TirExpr:
+    """A vector as a named value."""
+    return vm.let(buffer[at(start, width)])
+
+
+def store(buffer: Any, start: TirExpr, value: TirExpr) -> None:
+    T.buffer_store(buffer, value, [at(start, vm.lanes(value))])
+
+
+def zeros(width: int) -> TirExpr:
+    return vm.broadcast(tirx.const(0.0, "float32"), width)
+
+
+def clear(buffer: Any, start: TirExpr, count: int, width: int) -> None:
+    """Zeros into a run of known length."""
+    for place, size in pieces(count, width):
+        store(buffer, start + int64(place), zeros(size))
+
+
+def pieces(count: int, width: int) -> list[tuple[int, int]]:
+    """(start, size) of vectors that cover a run; the last two may overlap."""
+    while width > count:
+        width //= 2
+    if count == 0:
+        return []
+    whole = [(start, width) for start in range(0, count - width + 1, width)]
+    rest = count % width
+    return [*whole, (count - width, width)] if rest else whole
+
+
+def strided(buffer: Any, start: TirExpr, stride: int, width: int) -> TirExpr:
+    """`width` elements `stride` apart, without touching what lies after the last one."""
+    if stride == 1 or width == 1:
+        return buffer[at(start, width)]
+    if stride == 2 and width >= 4:
+        half = width // 2
+        low = load(buffer, start, width)
+        high = load(buffer, start + int64(width - 1), width)
+        return tirx.Shuffle([low, high], [*range(0, width, 2), *range(width + 1, 2 * width, 2)][: 2 * half])
+    return buffer[T.ramp(start, int64(stride), width)]
+
+
+def transpose(rows: Sequence[TirExpr]) -> list[TirExpr]:
+    """The columns of a square matrix of as many named vectors as they have lanes, a power of two."""
+    size, step = len(rows), 1
+    rows = list(rows)
+    while step < size:
+        new = list(rows)
+        for i in range(size):
+            if i & step:
+                continue
+            j = i | step
+            low = [k + size * ((k & step) // step) - (k & step) for k in range(size)]
+            high = [index + step for index in low]
+            new[i] = vm.let(tirx.Shuffle([rows[i], rows[j]], low))
+            new[j] = vm.let(tirx.Shuffle([rows[i], rows[j]], high))
+        rows = new
+        step *= 2
+    return rows
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Elements of a buffer: (i, k) lies at `start + i*row + k*column`."""
+
+    buffer: Any
+    start: TirExpr
+    row: int
+    column: int
+
+    def place(self, i: int, k: TirExpr) -> TirExpr:
+        return self.start + k * int64(self.column) + int64(i * self.row)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows` x (`vectors` of `width`) sums in registers."""
+
+    rows: int
+    vectors: int
+    width: int
+
+    def start(self, initial: Any = None) -> list[list[Any]]:
+        """The sums; `initial(i, v)` gives their first values."""
+        sums = [[vm.registers(self.width, "float32") for _ in range(self.vectors)] for _ in range(self.rows)]
+        for i, row in enumerate(sums):
+            for v, total in enumerate(row):
+                value = zeros(self.width) if initial is None else initial(i, v)
+                T.buffer_store(total, value, [vm.whole(self.width)])
+        return sums
+
+    def multiply(self, sums: list[list[Any]], left: Matrix, right: Matrix, steps: TirExpr, unroll: int = 1) -> None:
+        """sums[i][v] += left[i, k] * right[v, k] for all k; elements of the left are broadcast.
+
+        `right.row` is the width of a vector. `steps` is a multiple of `unroll`.
+        """
+        whole = vm.whole(self.width)
+        with T.serial(int64(0), steps // int64(unroll) if unroll > 1 else steps) as block:
+            for u in range(unroll):
+                k = block * int64(unroll) + int64(u) if unroll > 1 else block
+                vectors = [load(right.buffer, right.place(v, k), self.width) for v in range(self.vectors)]
+                for i, row in enumerate(sums):
+                    factor = vm.broadcast(left.buffer[left.place(i, k)], self.width)
+                    factor = vm.let(factor)
+                    for vector, total in zip(vectors, row, strict=True):
+                        T.buffer_store(total, total[whole] + factor * vector, [whole])
+
+    def values(self, sums: list[list[Any]]) -> list[list[TirExpr]]:
+        return [[vm.let(total[vm.whole(self.width)]) for total in row] for row in sums]

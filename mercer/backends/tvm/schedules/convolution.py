@@ -1,0 +1,22 @@
+"""Convolutions of images and sequences: Winograd's algorithm where the nest is marked for it, else the direct one."""
+
+from __future__ import annotations
+
+from mercer.backends.tvm.schedules import direct
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule
+from mercer.backends.tvm.schedules.epilogue import Epilogue
+from mercer.ir.convolution import recognize
+
+
+def plan(problem: Problem) -> Schedule | Refusal:
+    """A schedule of the nest as it is lowered, before normalization."""
+    known = {name for name, constant in problem.constants.items() if constant.data.array is not None}
+    found = recognize(problem.nest, problem.types, known)
+    if isinstance(found, str):
+        return Refusal("convolution", found)
+    if found.channels == 1 and found.groups > 1:
+        return Refusal("convolution", "a channel is convolved by itself")
+    epilogue = Epilogue.of(found, problem.types)
+    if epilogue is None:
+        return Refusal("convolution", "what follows does not run along pixels")
+    return direct.plan(found, epilogue, problem)

@@ -1,0 +1,427 @@
+"""Direct convolution with vectors along the pixels of a channel, as the tensors lie in memory.
+
+A unit of work is a range of output rows of one image. For a block of the terms (input channel, window position), the
+inputs that the outputs of these rows multiply are laid out as one row of pixels for each term; strides, dilations and
+padding are dealt with in this copy, which costs 1 / (output channels) of the products. The product with the weights,
+packed at compile time, is that of Goto and van de Geijn (2008): tiles of output channels x pixels stay in registers,
+terms run innermost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.kernel import Operand
+from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.schedules import blocks
+from mercer.backends.tvm.schedules.blocks import Matrix, Tile
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer
+from mercer.backends.tvm.schedules.epilogue import Epilogue
+from mercer.backends.tvm.target import Target
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.convolution import Convolution, Window
+from mercer.ir.graph import Constant
+from mercer.ir.index import Axis, Read, transform
+from mercer.ir.integers import IntExpr
+from mercer.ir.types import Array, Data, TensorType
+
+TERMS = 256
+"""Terms whose inputs are copied at once: a tile of them stays in the first cache."""
+
+LARGEST = 48 * 1024
+"""Elements that a unit may have in its copy."""
+
+PANEL, SUMS = "(panel)", "(sums)"
+
+UNITS = 8
+"""Units that one image should give at least, so that several cores find work."""
+
+
+@dataclass(frozen=True)
+class Direct:
+    """How a convolution is cut: units of `rows` output rows and `outputs` channels of a group, `channels` at a time."""
+
+    convolution: Convolution
+    window: tuple[Window, Window]
+    rows: int
+    outputs: int
+    channels: int
+    lanes: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.window[1].outputs
+
+    @property
+    def pitch(self) -> int:
+        """Elements from one term to the next: an odd number of cache lines, so that rows fall on different sets."""
+        return (-(-self.pixels // 16) | 1) * 16
+
+    @property
+    def terms(self) -> int:
+        return self.channels * self.convolution.taps
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.convolution.channels // self.channels)
+
+    def column_tiles(self) -> list[tuple[int, int, int]]:
+        """(first pixel, tiles, vectors of a tile): the last tile may overlap the one before."""
+        double = 2 * self.lanes
+        whole, rest = divmod(self.pixels, double)
+        found = [(0, whole, 2)] if whole else []
+        if rest:
+            vectors = 1 if rest <= self.lanes else 2
+            if not whole:
+                vectors = 1 if self.pixels < double else 2
+                if self.pixels > self.lanes:
+                    found.append((0, 1, 1))
+            found.append((self.pixels - vectors * self.lanes, 1, vectors))
+        return found
+
+    def row_tiles(self) -> list[tuple[int, int, int]]:
+        """(first channel, tiles, rows of a tile)"""
+        return tiles_of(self.outputs, self.height)
+
+    def sums(self, count: int) -> int:
+        """Elements of the sums of the first `count` groups of columns; each tile has its own."""
+        return sum(across * vectors * self.lanes * self.outputs for _, across, vectors in self.column_tiles()[:count])
+
+    @property
+    def workspace(self) -> tuple[Operand, ...]:
+        panel = blocks.workspace(PANEL, self.terms * self.pitch)
+        sums = blocks.workspace(SUMS, self.sums(len(self.column_tiles())))
+        return (panel,) if self.blocks == 1 else (panel, sums)
+
+
+def tiles_of(count: int, height: int) -> list[tuple[int, int, int]]:
+    """Rows as tiles of `height` and at most two lower ones: (first row, tiles, rows of a tile)."""
+    whole, rest = divmod(count, height)
+    if not rest:
+        return [(0, whole, height)]
+    if not whole or rest >= height - 2:
+        return ([(0, whole, height)] if whole else []) + [(whole * height, 1, rest)]
+    low = (height + rest) // 2
+    found = [(0, whole - 1, height)] if whole > 1 else []
+    start = (whole - 1) * height
+    if 2 * low == height + rest:
+        return [*found, (start, 2, low)]
+    return [*found, (start, 1, low), (start + low, 1, height + rest - low)]
+
+
+def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
+    target = problem.target
+    if convolution.pixels < target.lanes:
+        return Refusal("convolution", f"{convolution.pixels} pixels, less than a vector")
+    best = min(_candidates(convolution, target), key=_cost, default=None)
+    if best is None:
+        return Refusal("convolution", "the rows are too long")
+    packed = _packed(best, problem)
+    nest = replace(
+        convolution.nest,
+        body=transform(
+            convolution.nest.body,
+            lambda e: replace(e, tensor=packed.name) if isinstance(e, Read) and e.tensor == convolution.weight else e,
+        ),
+    )
+    window = best.window
+    units = (
+        Axis("conv.rows", IntExpr.constant(-(-window[0].outputs // best.rows))),
+        Axis("conv.group", IntExpr.constant(convolution.groups)),
+        Axis("conv.outputs", IntExpr.constant(convolution.outputs // convolution.groups // best.outputs)),
+    )
+    axes = (convolution.batch, *units)
+    count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))
+    per_image = math.prod(axis.extent.value for axis in units)
+    cost = convolution.products / per_image / target.lanes / 6.0
+
+    def emit(scope: Scope, at: TirExpr) -> None:
+        _Unit(best, epilogue, packed.name, at_outer(scope, axes, at)).emit()
+
+    detail = f"direct, {best.height} channels x {2 * best.lanes} pixels, {best.terms} terms, {best.rows} rows"
+    return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace)
+
+
+# --- the choice of blocks ---------------------------------------------------------------------------------------------
+
+
+def _flat(convolution: Convolution) -> tuple[Window, Window]:
+    """Two spatial axes; pixels that are computed alike are one long row."""
+    windows = convolution.windows
+    if all(window.is_point for window in windows):
+        size = math.prod(window.inputs for window in windows)
+        return Window(1, 1, 1, 0, 1, 1), Window(1, 1, 1, 0, size, size)
+    return (Window(1, 1, 1, 0, 1, 1), windows[0]) if len(windows) == 1 else (windows[0], windows[1])
+
+
+def _candidates(convolution: Convolution, target: Target) -> Iterator[Direct]:
+    window = _flat(convolution)
+    if window[1].is_point and window[0].outputs == 1:
+        window = _folded(window[1], target)
+    each = convolution.outputs // convolution.groups
+    height = 6 if target.registers < 32 else 8
+    splits = [s for s in range(1, 9) if each % s == 0 and (s == 1 or each // s >= 32)]
+    blocks = -(-convolution.channels * convolution.taps // TERMS)
+    channels = -(-convolution.channels // blocks)
+    for split in splits:
+        for rows in range(1, window[0].outputs + 1):
+            found = Direct(convolution, window, rows, each // split, channels, target.lanes, height)
+            if found.pixels < target.lanes:
+                continue
+            if found.pitch * found.terms > LARGEST and rows > 1:
+                break
+            if found.pitch * found.terms <= 4 * LARGEST:
+                yield found
+
+
+def _folded(window: Window, target: Target) -> tuple[Window, Window]:
+    """A long row as several: rows of a length that suits tiles, without a rest."""
+    size = window.inputs
+    for length in range(min(size, 16 * target.lanes), target.lanes - 1, -1):
+        if size % length == 0 and length % (2 * target.lanes) == 0:
+            rows = size // length
+            return Window(1, 1, 1, 0, rows, rows), Window(1, 1, 1, 0, length, length)
+    return Window(1, 1, 1, 0, 1, 1), window
+
+
+def _cost(found: Direct) -> float:
+    """Cycles for an image."""
+    convolution, (vertical, horizontal) = found.convolution, found.window
+    terms = convolution.channels * convolution.taps
+    row_units = -(-vertical.outputs // found.rows)
+    splits = convolution.outputs // convolution.groups // found.outputs
+    tile_cycles = 0.0
+    for _, rows_count, rows in found.row_tiles():
+        for _, count, vectors in found.column_tiles():
+            work = max(rows * vectors / 2, 4.0, (rows + vectors) / 2)
+            tile_cycles += rows_count * count * (terms * (work + 0.5) + 30 * found.blocks * rows * vectors / 6)
+    copies = terms * found.rows * (len(blocks.pieces(horizontal.outputs, found.lanes)) * 1.5 + 2)
+    if horizontal.stride > 1:
+        copies *= 2
+    streamed = found.outputs * terms * 4 / 12 / max(1, found.pixels / 16)
+    unit = tile_cycles + copies + streamed
+    units = row_units * convolution.groups * splits
+    idle = math.ceil(units / UNITS) * UNITS / units if units > UNITS else UNITS / units
+    return unit * units * (1 + 0.05 * (idle - 1))
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def ordered_weights(convolution: Convolution, problem: Problem) -> Array:
+    """As an array [outputs, channels, taps]."""
+    array = problem.constants[convolution.weight].data.array
+    assert array is not None
+    dims = [dim for dim in convolution.order if dim is not None]
+    rest = [dim for dim in range(array.ndim) if dim not in dims]
+    moved = np.transpose(array, (*dims, *rest))
+    return moved.reshape(convolution.outputs, convolution.channels, convolution.taps)
+
+
+def _packed(best: Direct, problem: Problem) -> Constant:
+    """Tile by tile, [term, row of the tile]."""
+    convolution = best.convolution
+    flat = ordered_weights(convolution, problem).reshape(convolution.outputs, -1)
+    parts: list[Array] = []
+    for first in range(0, convolution.outputs, best.outputs):
+        for start, count, rows in best.row_tiles():
+            for tile in range(count):
+                at = first + start + tile * rows
+                parts.append(flat[at : at + rows].T.reshape(-1))
+    packed = np.ascontiguousarray(np.concatenate(parts))
+    name = f"{convolution.weight}.tiles[{convolution.order}, {best.outputs} by {best.height}]"
+    return Constant(name, TensorType.of(packed), Data(packed))
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+
+class _Unit:
+    """The code of one unit of work."""
+
+    def __init__(self, best: Direct, epilogue: Epilogue, weights: str, scope: Scope) -> None:
+        self.best, self.epilogue, self.scope = best, epilogue, scope
+        self.convolution = best.convolution
+        self.weights = scope.tensors[weights].buffer
+        self.data = scope.tensors[self.convolution.data].buffer
+        self.batch = scope.indices[self.convolution.batch.name]
+        vertical = best.window[0]
+        first = scope.indices["conv.rows"] * int64(best.rows)
+        if vertical.outputs % best.rows:
+            first = T.min(first, int64(vertical.outputs - best.rows))
+        self.row = vm.let(first)
+        self.group = scope.indices["conv.group"]
+        each = self.convolution.outputs // self.convolution.groups
+        self.output = vm.let(self.group * int64(each) + scope.indices["conv.outputs"] * int64(best.outputs))
+
+    def emit(self) -> None:
+        best = self.best
+        panel = self.scope.tensors[PANEL].buffer
+        if best.blocks == 1:
+            self.copy(panel, int64(0), int64(best.channels))
+            for columns in best.column_tiles():
+                for rows in best.row_tiles():
+                    self.tiles(panel, columns, rows)
+            return
+        sums = self.scope.tensors[SUMS].buffer
+        with T.serial(int64(0), int64(best.blocks)) as block:
+            first = vm.let(block * int64(best.channels))
+            channels = vm.let(T.min(int64(best.channels), int64(self.convolution.channels) - first))
+            self.copy(panel, first, channels)
+            for number, columns in enumerate(best.column_tiles()):
+                for rows in best.row_tiles():
+                    self.partial(panel, sums, number, columns, rows, block, channels)
+        for number, columns in enumerate(best.column_tiles()):
+            for rows in best.row_tiles():
+                self.finish(sums, number, columns, rows)
+
+    # --- the copy
+
+    def copy(self, panel: Any, first: TirExpr, channels: TirExpr) -> None:
+        """Inputs of `channels` channels of the group, from `first` on, as rows of pixels."""
+        best, convolution = self.best, self.convolution
+        vertical, horizontal = best.window
+        total = self.scope.tensors[convolution.data].type.shape[1].value
+        plane = vertical.inputs * horizontal.inputs
+        start = self.group * int64(convolution.channels) + int64(convolution.first) + first
+        base = vm.let((self.batch * int64(total) + start) * int64(plane))
+        taps = vertical.size * horizontal.size
+        with T.serial(int64(0), channels) as c:
+            source = vm.let(base + c * int64(plane))
+            target = vm.let(c * int64(taps * best.pitch))
+            with T.serial(int64(0), int64(best.rows)) as r:
+                for i in range(vertical.size):
+                    y = vm.let((self.row + r) * int64(vertical.stride) + int64(i * vertical.dilation - vertical.pad))
+                    place = vm.let(target + int64(i * horizontal.size * best.pitch) + r * int64(horizontal.outputs))
+                    low, high = _range(vertical, i)
+                    if low == 0 and high == vertical.outputs:
+                        self._rows(panel, place, source + y * int64(horizontal.inputs))
+                        continue
+                    with T.If(tirx.And(y >= int64(0), y < int64(vertical.inputs))):
+                        with T.Then():
+                            self._rows(panel, place, source + y * int64(horizontal.inputs))
+                        with T.Else():
+                            for j in range(horizontal.size):
+                                blocks.clear(panel, place + int64(j * best.pitch), horizontal.outputs, best.lanes)
+
+    def _rows(self, panel: Any, place: TirExpr, source: TirExpr) -> None:
+        """One output row for every horizontal position of the window."""
+        best, window = self.best, self.best.window[1]
+        source = vm.let(source)
+        for j in range(window.size):
+            low, high = _range(window, j)
+            target = place + int64(j * best.pitch)
+            blocks.clear(panel, target, low, best.lanes)
+            blocks.clear(panel, target + int64(high), window.outputs - high, best.lanes)
+            offset = j * window.dilation - window.pad
+            for at, size in blocks.pieces(high - low, best.lanes):
+                start = source + int64((low + at) * window.stride + offset)
+                value = blocks.strided(self.data, start, window.stride, size)
+                blocks.store(panel, target + int64(low + at), value)
+
+    # --- the product
+
+    def _left(self, rows: tuple[int, int, int], tile: TirExpr) -> Matrix:
+        """Weights of a tile, one after the other."""
+        start, _, height = rows
+        terms = self.convolution.channels * self.convolution.taps
+        first = (self.output + int64(start)) * int64(terms) + tile * int64(terms * height)
+        return Matrix(self.weights, vm.let(first), 1, height)
+
+    def _right(self, panel: Any, pixel: TirExpr) -> Matrix:
+        return Matrix(panel, pixel, self.best.lanes, self.best.pitch)
+
+    def tiles(self, panel: Any, columns: tuple[int, int, int], rows: tuple[int, int, int]) -> None:
+        best = self.best
+        (first, across, vectors), (start, down, height) = columns, rows
+        kernel = Tile(height, vectors, best.lanes)
+        with T.serial(int64(0), int64(across)) as column:
+            pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
+            with T.serial(int64(0), int64(down)) as tile:
+                sums = kernel.start()
+                kernel.multiply(sums, self._left(rows, tile), self._right(panel, pixel), int64(best.terms))
+                self._store(kernel.values(sums), pixel, int64(start) + tile * int64(height))
+
+    def _store(self, values: list[list[TirExpr]], pixel: TirExpr, channel: TirExpr) -> None:
+        width = self.best.lanes
+        row = self.row * int64(self.best.window[1].outputs)
+        found = {(i, v * width): value for i, line in enumerate(values) for v, value in enumerate(line)}
+        self.epilogue.store(self.scope, self.batch, vm.let(self.output + channel), vm.let(row + pixel), found)
+
+    # --- several blocks of terms: sums wait in memory
+
+    def _waiting(
+        self, number: int, column: TirExpr, tile: TirExpr, vectors: int, rows: tuple[int, int, int]
+    ) -> TirExpr:
+        start, _, height = rows
+        width = vectors * self.best.lanes
+        first = int64(self.best.sums(number) + start * width)
+        return vm.let(first + column * int64(width * self.best.outputs) + tile * int64(height * width))
+
+    def partial(
+        self,
+        panel: Any,
+        sums: Any,
+        number: int,
+        columns: tuple[int, int, int],
+        rows: tuple[int, int, int],
+        block: TirExpr,
+        channels: TirExpr,
+    ) -> None:
+        best = self.best
+        (first, across, vectors), (_, down, height) = columns, rows
+        kernel = Tile(height, vectors, best.lanes)
+        taps = self.convolution.taps
+        with T.serial(int64(0), int64(across)) as column:
+            pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
+            with T.serial(int64(0), int64(down)) as tile:
+                waiting = self._waiting(number, column, tile, vectors, rows)
+                left = self._left(rows, tile)
+                left = replace(left, start=vm.let(left.start + block * int64(best.terms * height)))
+                registers = kernel.start()
+                places = {
+                    (i, v): waiting + int64((i * vectors + v) * best.lanes)
+                    for i in range(height)
+                    for v in range(vectors)
+                }
+                with T.If(block > int64(0)):
+                    with T.Then():
+                        for (i, v), place in places.items():
+                            value = sums[blocks.at(place, best.lanes)]
+                            T.buffer_store(registers[i][v], value, [vm.whole(best.lanes)])
+                kernel.multiply(registers, left, self._right(panel, pixel), channels * int64(taps))
+                for (i, v), place in places.items():
+                    blocks.store(sums, place, registers[i][v][vm.whole(best.lanes)])
+
+    def finish(self, sums: Any, number: int, columns: tuple[int, int, int], rows: tuple[int, int, int]) -> None:
+        best = self.best
+        (first, across, vectors), (start, down, height) = columns, rows
+        with T.serial(int64(0), int64(across)) as column:
+            pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
+            with T.serial(int64(0), int64(down)) as tile:
+                waiting = self._waiting(number, column, tile, vectors, rows)
+                values = [
+                    [
+                        blocks.load(sums, waiting + int64((i * vectors + v) * best.lanes), best.lanes)
+                        for v in range(vectors)
+                    ]
+                    for i in range(height)
+                ]
+                self._store(values, pixel, int64(start) + tile * int64(height))
+
+
+def _range(window: Window, tap: int) -> tuple[int, int]:
+    """The outputs, from the first to before the second, for which the tap lies within the input."""
+    offset = tap * window.dilation - window.pad
+    low = min(window.outputs, max(0, -(offset // window.stride)))
+    high = max(low, min(window.outputs, (window.inputs - 1 - offset) // window.stride + 1))
+    return low, high

@@ -1,0 +1,64 @@
+"""What a nest does with the value of its reduction, on vectors of neighbouring pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.analysis import flatten, free
+from mercer.backends.tvm.lower import Scope
+from mercer.backends.tvm.schedules.normalize import flat_reads, merge
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.convolution import Convolution
+from mercer.ir.index import Axis, Expr, Read, reads, transform
+from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.types import TensorType
+
+_SUM = "(sum)"
+"""Stands for the value of the reduction."""
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """`body`, over the axes (batch, channel, pixel), with the value of the reduction under the expression `total`."""
+
+    target: str
+    axes: tuple[Axis, Axis, Axis]
+    body: Expr
+    total: Expr
+    place: IntExpr
+
+    @staticmethod
+    def of(convolution: Convolution, types: Mapping[str, TensorType]) -> Epilogue | None:
+        """None when the body does not run along all pixels of a channel."""
+        nest = convolution.nest
+        own = Read(_SUM, tuple(IntExpr.var(axis.name) for axis in nest.axes), convolution.reduce.dtype)
+        body = transform(nest.body, lambda e: own if e == convolution.reduce else e)
+        known = {**types, _SUM: TensorType(convolution.reduce.dtype, nest.type.shape)}
+        body = flat_reads(replace(nest, body=body), known).body
+        merged, body = merge(convolution.spatial, body)
+        if len(merged) != 1:
+            return None
+        (total,) = {read for read in reads(body) if read.tensor == _SUM}
+        (pixel,) = merged
+        batch, channel = nest.axes[:2]
+        axes = batch, channel, pixel
+        shape = tuple(axis.extent for axis in axes)
+        place = flatten([IntExpr.var(axis.name) for axis in axes], TensorType(nest.type.dtype, shape))
+        return Epilogue(nest.target, axes, body, total, place)
+
+    def store(
+        self, scope: Scope, batch: TirExpr, channel: TirExpr, pixel: TirExpr, values: Mapping[tuple[int, int], TirExpr]
+    ) -> None:
+        """Finish and store vectors of sums; a key says by how many channels and pixels a vector lies further on."""
+        width = max(vm.lanes(value) for value in values.values())
+        inside = scope.inside(self.axes[:2], [batch, channel])
+        inside = inside.vector(self.axes[2].name, pixel, width, (ZERO, self.axes[2].extent - 1))
+        inside = replace(inside, offsets={})
+        for (row, column), value in values.items():
+            here = inside.at({self.axes[1].name: row, self.axes[2].name: column})
+            here.done[here.key(self.total, free(self.total))] = value
+        for row, column in values:
+            here = inside.at({self.axes[1].name: row, self.axes[2].name: column})
+            here.store(here.tensors[self.target], self.place, here.value(self.body))

@@ -1,0 +1,203 @@
+"""Convolutions among loop nests: which nests they are, and their geometry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, walk
+from mercer.ir.integers import IntExpr, Var
+from mercer.ir.nests import Nest
+from mercer.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True)
+class Window:
+    """Along one spatial axis, output p reads the inputs p*stride - pad + i*dilation for 0 <= i < size."""
+
+    size: int
+    stride: int
+    dilation: int
+    pad: int
+    inputs: int
+    outputs: int
+
+    @property
+    def is_point(self) -> bool:
+        """Whether every output reads the one input at its own place."""
+        return self.size == 1 and self.stride == 1 and self.pad == 0 and self.inputs == self.outputs
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """`reduce`, within the body of `nest`, is a convolution with constant weights over the axes (batch, channel, ...).
+
+    Of `data`, an f32[batch, channels, ...], the channels `first` to `first + groups * channels - 1` are read. `order`
+    are the dims of `weight` that stand for output, input channel (None: there is one channel) and window positions
+    (None: a window of one).
+    """
+
+    nest: Nest
+    reduce: Reduce
+    data: str
+    weight: str
+    order: tuple[int | None, ...]
+    first: int
+    groups: int
+    channels: int
+    windows: tuple[Window, ...]
+
+    @property
+    def batch(self) -> Axis:
+        return self.nest.axes[0]
+
+    @property
+    def outputs(self) -> int:
+        """Output channels."""
+        return self.nest.axes[1].extent.value
+
+    @property
+    def spatial(self) -> tuple[Axis, ...]:
+        return self.nest.axes[2:]
+
+    @property
+    def pixels(self) -> int:
+        """Outputs of one channel of one image."""
+        return math.prod(window.outputs for window in self.windows)
+
+    @property
+    def taps(self) -> int:
+        """Terms of one output from one channel."""
+        return math.prod(window.size for window in self.windows)
+
+    @property
+    def products(self) -> int:
+        """Multiplications for one image, padding included."""
+        return self.outputs * self.channels * self.taps * self.pixels
+
+
+class _Mismatch(Exception):
+    """Why a nest is no convolution."""
+
+
+def recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collection[str]) -> Convolution | str:
+    """The convolution of f32 that a nest computes before its pointwise rest, or the reason why there is none."""
+    try:
+        return _recognize(nest, types, constants)
+    except _Mismatch as mismatch:
+        return str(mismatch)
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise _Mismatch(reason)
+
+
+def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collection[str]) -> Convolution:
+    found = list(dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)))
+    _require(len(found) == 1, f"{len(found)} reductions")
+    (reduce,) = found
+    _require(reduce.reducer is Reducer.SUM and reduce.dtype is DType.F32, "no sum of f32")
+    _require(nest.type.dtype is DType.F32, f"a result in {nest.type.dtype}")
+    _require(len(nest.axes) in (3, 4), f"{len(nest.axes)} output axes")
+    _require(all(axis.extent.is_constant for axis in (*nest.axes[1:], *reduce.axes)), "a symbolic size")
+    data, weight = _factors(reduce.body, constants)
+    type = types[data.tensor]
+    _require(type.rank == len(nest.axes), "no batch, channels and one window for each spatial axis")
+    _require(all(size.is_constant for size in type.shape[1:]), "a symbolic size")
+    _require(data.pad is None or data.pad.number == 0, "padding with another number than 0")
+    batch, channel = nest.axes[0], nest.axes[1]
+    _require(data.indices[0] == IntExpr.var(batch.name), "the batch is not the first axis")
+    extents = {axis.name: axis.extent.value for axis in reduce.axes}
+    inner, first, groups = _channels(data.indices[1], channel, type.shape[1].value, extents)
+    windows: list[Window] = []
+    names: list[str | None] = [channel.name, inner]
+    for index, axis, size in zip(data.indices[2:], nest.axes[2:], type.shape[2:], strict=True):
+        window, name = _window(index, axis, size.value, extents)
+        _require(data.pad is not None or _inside(window), "a read outside of the input")
+        windows.append(window)
+        names.append(name)
+    _require({n for n, k in extents.items() if k > 1} <= set(names[1:]), "another reduction axis")
+    channels = extents[inner] if inner is not None else 1
+    sizes = [channel.extent.value, channels, *(window.size for window in windows)]
+    order = _order(weight, names, types[weight.tensor], sizes)
+    return Convolution(nest, reduce, data.tensor, weight.tensor, order, first, groups, channels, tuple(windows))
+
+
+def _factors(body: Expr, constants: Collection[str]) -> tuple[Read, Read]:
+    """(data, weight)"""
+    _require(isinstance(body, Call) and body.function == "mul", "no sum of products")
+    assert isinstance(body, Call)
+    left, right = body.arguments
+    _require(isinstance(left, Read) and isinstance(right, Read), "no product of two tensors")
+    assert isinstance(left, Read) and isinstance(right, Read)
+    weights = [read.tensor in constants and read.pad is None for read in (left, right)]
+    _require(any(weights), "no constant weights")
+    return (right, left) if weights[0] else (left, right)
+
+
+def _linear(index: IntExpr) -> tuple[dict[str, int], IntExpr]:
+    """Factors of the loop indices that stand alone, and the rest."""
+    factors: dict[str, int] = {}
+    rest = index
+    for monomial, coefficient in index.terms:
+        if len(monomial) == 1 and isinstance(monomial[0], Var):
+            factors[monomial[0].name] = coefficient
+            rest = rest - IntExpr.atom(monomial[0]) * coefficient
+    return factors, rest
+
+
+def _channels(index: IntExpr, channel: Axis, size: int, extents: Mapping[str, int]) -> tuple[str | None, int, int]:
+    """(index of the reduction over channels, first channel, groups)"""
+    factors, _ = _linear(index)
+    inner = [name for name in factors if name in extents]
+    _require(len(inner) <= 1 and all(factors[name] == 1 for name in inner), "channels that are not read in order")
+    name = inner[0] if inner else None
+    each = extents[name] if name is not None else 1
+    offset = index - IntExpr.var(name) if name is not None else index
+    if offset.is_constant:
+        _require(offset.value >= 0 and offset.value + each <= size, "channels outside of the input")
+        return name, offset.value, 1
+    groups = size // each
+    _require(size % each == 0 and channel.extent.value % groups == 0, "groups of unequal size")
+    expected = IntExpr.var(channel.name) // (channel.extent.value // groups) * each
+    _require(offset == expected, "channels that are not read in order")
+    return name, 0, groups
+
+
+def _window(index: IntExpr, axis: Axis, size: int, extents: Mapping[str, int]) -> tuple[Window, str | None]:
+    """The window and the index of its reduction."""
+    factors, rest = _linear(index)
+    _require(rest.is_constant, "an index that is not linear")
+    stride = factors.pop(axis.name, 0)
+    if stride == 0 and axis.extent.value == 1:
+        stride = 1
+    _require(stride >= 1 and len(factors) <= 1, "an index that is not that of a window")
+    for name, dilation in factors.items():
+        _require(name in extents and dilation >= 1, "an index that is not that of a window")
+        if extents[name] > 1:
+            return Window(extents[name], stride, dilation, -rest.value, size, axis.extent.value), name
+    return Window(1, stride, 1, -rest.value, size, axis.extent.value), None
+
+
+def _inside(window: Window) -> bool:
+    last = (window.outputs - 1) * window.stride - window.pad + (window.size - 1) * window.dilation
+    return window.pad <= 0 and last < window.inputs
+
+
+def _order(weight: Read, names: list[str | None], type: TensorType, sizes: list[int]) -> tuple[int | None, ...]:
+    """The dim of the weights for every name; all others have one element."""
+    order: list[int | None] = []
+    for name, size in zip(names, sizes, strict=True):
+        if name is None:
+            order.append(None)
+            continue
+        dims = [dim for dim, index in enumerate(weight.indices) if index == IntExpr.var(name)]
+        _require(len(dims) == 1 and type.shape[dims[0]] == IntExpr.constant(size), "weights that are not read in order")
+        order.append(dims[0])
+    _require(
+        all(extent == IntExpr.constant(1) for dim, extent in enumerate(type.shape) if dim not in order),
+        "weights that are not read in order",
+    )
+    return tuple(order)

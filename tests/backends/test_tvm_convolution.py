@@ -1,0 +1,109 @@
+"""Convolutions on the CPU against float64: odd sizes, strides, dilations, groups, padding, batches, epilogues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from mercer.backends.tvm.build import compile_nests
+from mercer.backends.tvm.target import parse
+from mercer.ir.convolution import recognize
+from mercer.ir.index import Expr, call
+from mercer.ir.nests import Nest, Nests
+from tests.backends.tvm_programs import axes, build, index, mul, nest, normal, number, program, read, tensor, total
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution of f32[N, groups*channels, height, width], with bias, and perhaps a residual and relu."""
+
+    channels: int
+    outputs: int
+    height: int
+    width: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: int = 1
+    pad: int = 1
+    dilation: int = 1
+    groups: int = 1
+    residual: bool = False
+
+    def extents(self) -> tuple[int, int]:
+        found = [
+            (size + 2 * self.pad - self.dilation * (k - 1) - 1) // self.stride + 1
+            for size, k in zip((self.height, self.width), self.kernel, strict=True)
+        ]
+        return found[0], found[1]
+
+    def nests(self) -> Nests:
+        p, q = self.extents()
+        share = self.outputs // self.groups
+        channel = index("c") if self.groups == 1 else index("o") // share * self.channels + index("c")
+        rows = index("p") * self.stride + index("i") * self.dilation - self.pad
+        columns = index("q") * self.stride + index("j") * self.dilation - self.pad
+        window = read("x", "n", channel, rows, columns, pad=0.0)
+        product = mul(read("w", "o", "c", "i", "j"), window)
+        body: Expr = total(product, c=self.channels, i=self.kernel[0], j=self.kernel[1])
+        body = call("add", body, read("b", "o"))
+        inputs = {"x": tensor("N", self.groups * self.channels, self.height, self.width)}
+        if self.residual:
+            inputs["r"] = tensor("N", self.outputs, p, q)
+            body = call("max", call("add", body, read("r", "n", "o", "p", "q")), number(0.0))
+        weights = {"w": normal(self.outputs, self.channels, *self.kernel), "b": normal(self.outputs)}
+        return program(inputs, weights, [nest("y", axes(n="N", o=self.outputs, p=p, q=q), body, "conv2d")], "y")
+
+    def expected(self, nests: Nests, x: np.ndarray, r: np.ndarray | None) -> np.ndarray:
+        w, b = (torch.tensor(c.data.array).double() for c in nests.constants)
+        y = torch.nn.functional.conv2d(
+            torch.tensor(x).double(), w, b, self.stride, self.pad, self.dilation, self.groups
+        ).numpy()
+        return y if r is None else np.maximum(y + r, 0)
+
+
+CASES = [
+    Case(3, 8, 12, 10),
+    Case(5, 7, 9, 11, stride=2),
+    Case(1, 16, 8, 8),
+    Case(4, 6, 13, 13, pad=2, dilation=2),
+    Case(4, 15, 7, 7, groups=3),
+    Case(16, 64, 7, 7, kernel=(1, 1), pad=0, residual=True),
+    Case(40, 33, 6, 9, residual=True),
+    Case(70, 10, 5, 5, kernel=(2, 3), pad=1),
+    Case(3, 20, 30, 31, kernel=(7, 7), stride=2, pad=3),
+    Case(3, 12, 24, 24, kernel=(4, 4), stride=4, pad=0),
+    Case(8, 3, 20, 20, kernel=(1, 1), pad=0),
+    Case(6, 2, 3, 3, residual=True),
+    Case(2, 7, 40, 23, kernel=(1, 5), stride=3, pad=2),
+    Case(9, 17, 16, 16, kernel=(1, 1), stride=2, pad=0),
+]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:generic"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_direct(case: Case, target: str) -> None:
+    nests = case.nests()
+    binary = build(nests, target)
+    assert binary.families == ["convolution"]
+    for batch in (0, 1, 3):
+        inputs = {"x": normal(batch, case.groups * case.channels, case.height, case.width)}
+        if case.residual:
+            inputs["r"] = normal(batch, case.outputs, *case.extents())
+        (found,) = binary(**inputs)
+        expected = case.expected(nests, inputs["x"], inputs.get("r"))
+        assert found.shape == expected.shape
+        if expected.size:
+            assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+def test_avx512_compiles() -> None:
+    assert compile_nests(Case(16, 32, 14, 14).nests(), parse("cpu:avx512")).library
+
+
+def test_weights_must_be_known() -> None:
+    nests = Case(3, 8, 12, 10).nests()
+    (statement,) = nests.statements
+    assert isinstance(statement, Nest)
+    assert "constant weights" in str(recognize(statement, nests.types(), ()))
