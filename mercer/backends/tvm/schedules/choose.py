@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mercer.backends.tvm.schedules import contraction, convolution, gather, generic, pointwise, reduce, transpose
+from mercer.backends.tvm.schedules import contraction, convolution, gather, generic, pointwise, reduce, stencil, transpose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
 from mercer.backends.tvm.schedules.normalize import normalize
 from mercer.ir.index import Reduce, walk
 
 
 def choose(problem: Problem) -> Schedule:
-    found = convolution.plan(problem)
-    if isinstance(found, Schedule):
-        return found
+    for plan in (stencil.plan, convolution.plan):
+        found = plan(problem)
+        if isinstance(found, Schedule):
+            return found
     problem = replace(problem, nest=normalize(problem.nest, problem.types))
     reductions = any(isinstance(e, Reduce) for e in walk(problem.nest.body))
     families = (contraction.plan, reduce.plan, pointwise.plan) if reductions else (transpose.plan, pointwise.plan)
