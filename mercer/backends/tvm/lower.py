@@ -34,7 +34,11 @@ class Tensor:
 
     def place(self, position: TirExpr) -> TirExpr:
         """Where in the buffer the element at a row-major position lies."""
-        return position if self.start is None else position + vm.broadcast(self.start, vm.lanes(position))
+        if self.start is None:
+            return position
+        if isinstance(position, tirx.Ramp):  # stays one, so that neighbours are loaded as one vector
+            return T.ramp(position.base + self.start, position.stride, vm.lanes(position))
+        return position + vm.broadcast(self.start, vm.lanes(position))
 
 
 @dataclass(frozen=True)
