@@ -8,7 +8,7 @@ READY := .venv/ready
 PYTEST := env OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format readme clean
+.PHONY: help setup demo test test-all bench check format readme clean
 
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ test: $(READY)  ## lint, types and the tests, in a few minutes
 
 test-all: $(READY)  ## the same with the slow tests
 	@status=0; $(MAKE) --no-print-directory check || status=1; $(PYTEST) || status=1; exit $$status
+
+bench: $(READY)  ## the speed on this CPU beside other systems, in about an hour; ARGS=--quick for ten minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@$(BIN)/python -m benchmarks.cpu --json benchmarks/results/cpu.json --svg benchmarks/results/cpu.svg $(ARGS)
 
 check: $(READY)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet

@@ -267,9 +267,14 @@ class OpenVino:
         for position, array in enumerate(task.inputs):
             request.set_input_tensor(position, ov.Tensor(array, shared_memory=True))
 
+        output = request.get_output_tensor(0)
+
+        def result() -> Array:
+            return output.data.copy()
+
         def call() -> Any:
             request.infer()
-            return lambda: request.get_output_tensor(0).data.copy()
+            return result
 
         return call
 
@@ -304,7 +309,7 @@ class Iree:
         module = rt.VmModule.copy_buffer(config.vm_instance, binary)
         context = rt.SystemContext(vm_modules=[module], config=config)
         bound = next(m for name, m in context.modules.items() if name not in {"hal", "io_parameters"})
-        function = next(bound[name] for name in bound.vm_module.function_names if not name.startswith("__"))
+        function = next(bound[n] for n in bound.vm_module.function_names if not n.startswith("__") and "$" not in n)
         inputs = [rt.asdevicearray(config.device, x) for x in task.inputs]
 
         def call() -> Any:

@@ -66,11 +66,8 @@ def main() -> None:
         passes = max(1, (1 << 27) // size)
         data = np.ones(size // 4, np.float32)
         bandwidth.append((size, threads * (size // threads) * passes / machine.read(data, passes)))
-    print(
-        json.dumps(
-            asdict(Roof(threads, threads * STEPS * CHAINS * machine.lanes * 2 / machine.multiply(), tuple(bandwidth)))
-        )
-    )
+    flops = threads * STEPS * CHAINS * machine.lanes * 2 / machine.multiply()
+    print(json.dumps(asdict(Roof(threads, flops, tuple(bandwidth)))))
 
 
 @dataclass(frozen=True)

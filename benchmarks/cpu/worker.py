@@ -29,8 +29,10 @@ SLOWER = 10.0
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says first; of a compiler's report the first line that calls itself an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+    marked = [line.partition("error: ")[2] for line in lines if "error: " in line]
+    return f"{type(error).__name__}: {(marked or lines or [''])[0]}"[:200]
 
 
 @dataclass
@@ -125,6 +127,8 @@ class Reference:
         workload, inputs = self.workload, self.workload.arrays()
         np.savez(self.folder / "inputs.npz", *inputs)
         weights = random_weights(mercer.parse_text(workload.source).initial())
+        if workload.values is not None:
+            weights |= {name: array.astype(np.float32) for name, array in workload.values().items()}
         own = dict(weights)
         if workload.derived is not None:
             precise = {name: array.astype(np.float64) for name, array in weights.items()}

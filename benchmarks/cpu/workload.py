@@ -43,9 +43,9 @@ class Workload:
     `forms` are equal over the reals; the `reference` one, by default the first, gives in float64 what all results are
     compared with: `tolerance` bounds max |y - reference| / max |reference|. `flops` is what the plain algorithm takes,
     without transcendental functions; without it products and convolutions are counted as PyTorch does.
-    `derived(weights)` adds what a user would compute once, such as the spectrum of a filter. `onnx(weights)` is a graph
-    for engines, with operators that PyTorch's exporter does not use. `images` says that 4-D tensors are images in NCHW,
-    `bar` which speed against the best peer is asked for.
+    `values()` are weights that are not random. `derived(weights)` adds what a user would compute once, such as the
+    spectrum of a filter. `onnx(weights)` is a graph for engines, with operators that PyTorch's exporter does not use.
+    `images` says that 4-D tensors are images in NCHW, `bar` which speed against the best peer is asked for.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Workload:
     inputs: tuple[Input, ...]
     forms: Mapping[str, Form]
     flops: float | None = None
+    values: Callable[[], Mapping[str, Array]] | None = None
     derived: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
     onnx: Callable[[Mapping[str, Array]], Any] | None = None
     bar: float = 1.0

@@ -33,7 +33,6 @@ def _siren(hidden: int, depth: int, out: int) -> Workload:
         inputs=(Input((POINTS, 2), between=(-1.0, 1.0)),),
         forms={"plain": plain},
         bar=2.2,
-        tolerance=2e-3,
         quick=hidden == 64,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,6 +108,69 @@ model Net(x: f32[{batch}, {SIZE}, {SIZE}, {C}]) -> f32[{batch}, {SIZE}, {SIZE}, 
     )
 
 
+INTERNIMAGE = """op deform_sample(x: T[n, c, h, w], offset: T[n, h, w, b], mask: T[n, h, w, groups, taps];
+                 k = 3) -> T[n, h, w, c] {
+  require taps == k*k and b == 2*groups*taps, "{b} offsets and {taps} taps do not fit a window of {k} x {k}"
+  let share = c/groups
+  shift[n, b, h, w] = offset[n, h, w, b]
+  s = deform_unfold(x, shift; k, pad = k/2, offset_groups = groups)
+  return y[n, h, w, c] = sum[i < k, j < k] mask[n, h, w, c/share, i*k + j] * s[n, c, i, j, h, w]
+}
+layer DCNv3(x: T[n, h, w, c]; groups, k = 3) {
+  value = Linear(x; c) as input |> permute(dims = [0, 3, 1, 2])
+  z = x |> permute(dims = [0, 3, 1, 2]) |> Conv2d(c, k, pad = k/2, groups = c) as depthwise
+  z = z |> permute(dims = [0, 2, 3, 1]) |> LayerNorm as norm |> gelu
+  offset = Linear(z; 2*groups*k*k) as offset
+  mask = Linear(z; groups*k*k) as mask |> reshape(shape = [n, h, w, groups, k*k]) |> softmax
+  return Linear(deform_sample(value, offset, mask; k); c) as output
+}
+model Net(x: f32[BATCH, SIZE, SIZE, WIDTH]) -> f32[BATCH, SIZE, SIZE, WIDTH] {
+  param gamma1: f32[WIDTH] = constant(0.5)
+  param gamma2: f32[WIDTH] = constant(0.5)
+  h = x + gamma1 * (x |> LayerNorm as norm1 |> DCNv3(GROUPS) as dcn)
+  return h + gamma2 * (h |> LayerNorm as norm2 |> Linear(4*WIDTH) as fc1 |> gelu |> Linear(WIDTH) as fc2)
+}"""
+
+
+def _internimage(batch: int, groups: int = 4) -> Workload:
+    share = C // groups
+    sizes = {"BATCH": batch, "SIZE": SIZE, "WIDTH": C, "GROUPS": groups}
+    source = functools.reduce(lambda text, item: text.replace(item[0], str(item[1])), sizes.items(), INTERNIMAGE)
+
+    def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def norm(w: Weights, name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (C,), w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def dcn(w: Weights, x: Tensor) -> Tensor:
+        value = linear(w, "dcn.input", x).permute(0, 3, 1, 2)
+        z = F.conv2d(x.permute(0, 3, 1, 2), w["dcn.depthwise.weight"], w["dcn.depthwise.bias"], padding=1, groups=C)
+        z = F.gelu(norm(w, "dcn.norm", z.permute(0, 2, 3, 1)))
+        offset = linear(w, "dcn.offset", z).permute(0, 3, 1, 2)
+        mask = linear(w, "dcn.mask", z).view(batch, SIZE, SIZE, groups, 9).softmax(-1).permute(0, 3, 4, 1, 2)
+        grid = _places(offset.reshape(batch * groups, 18, SIZE, SIZE), 3, SIZE)
+        image = value.reshape(batch * groups, share, SIZE, SIZE)
+        taps = F.grid_sample(image, grid, align_corners=False).view(batch, groups, share, 9, SIZE, SIZE)
+        y = (taps * mask.unsqueeze(2)).sum(3).view(batch, C, SIZE, SIZE)
+        return linear(w, "dcn.output", y.permute(0, 2, 3, 1))
+
+    def plain(w: Weights, x: Tensor) -> Tensor:
+        x = x + w["gamma1"] * dcn(w, norm(w, "norm1", x))
+        return x + w["gamma2"] * linear(w, "fc2", F.gelu(linear(w, "fc1", norm(w, "norm2", x))))
+
+    return Workload(
+        name="internimage" + (f"-b{batch}" if batch > 1 else ""),
+        family="deformable",
+        title=f"InternImage block {C}ch {SIZE}², {groups} groups",
+        source=source,
+        inputs=(Input((batch, SIZE, SIZE, C)),),
+        forms={"plain": plain},
+        flops=2.0 * batch * SIZE * SIZE * C * (10 * C + 27 * groups + 9 + 9 * 5),
+        bar=2.5,
+    )
+
+
 def _grid_sample(batch: int) -> Workload:
     def plain(w: Weights, x: Tensor, grid: Tensor) -> Tensor:
         del w
@@ -136,6 +200,8 @@ WORKLOADS = (
     _dcnv2(16),
     _dcnv4(1),
     _dcnv4(16),
+    _internimage(1),
+    _internimage(16),
     _grid_sample(1),
     _grid_sample(16),
 )

@@ -1,4 +1,4 @@
-"""Attention without softmax, state spaces, and attention to neighbours."""
+"""Attention without softmax, and a state space whose steps depend on the input."""
 
 from __future__ import annotations
 
