@@ -32,6 +32,7 @@ from mercer.passes.quantize.training import training, typical
 from mercer.runtime.artifact import Artifact, Signature, TensorSpec
 from mercer.runtime.errors import MercerError, nearest
 from mercer.runtime.session import Executable
+from mercer.runtime.weights import save, store
 from mercer.version import VERSION
 
 if TYPE_CHECKING:
@@ -318,8 +319,10 @@ def _tvm(
     opened = built.arguments[len(program.graph.inputs) :]
     weights = {name: (context.weights or {})[name] for name in opened} | dict(built.constants)
     steps = [(step, str(step.origins[-1].span) if step.origins else "") for step in built.steps]
+    content, narrow = store(weights)
     entry = {
         "function": built.entry,
+        "narrow": narrow,
         "weights": [*opened, *(name for name, _ in built.constants)],
         "symbols": list(built.symbols),
         "sources": {step.function: place for step, place in steps},
@@ -330,7 +333,7 @@ def _tvm(
     }
     members = {
         "lib.so": built.library,
-        "weights.safetensors": _safetensors(weights),
+        "weights.safetensors": content,
         "ir/graph.mir": print_graph(graph).encode(),
         "ir/nests.mir": print_nests(nests).encode(),
     }
@@ -374,7 +377,7 @@ def _torch(
     state = backend.module(program.graph, program.library, values).state_dict()
     members = {
         "model.py": source.encode(),
-        "weights.safetensors": _safetensors({name: np.asarray(tensor) for name, tensor in state.items()}),
+        "weights.safetensors": save({name: np.asarray(tensor) for name, tensor in state.items()}),
         "ir/graph.mir": print_graph(program.graph).encode(),
         "ir/nests.mir": print_nests(program.nests).encode(),
     }
@@ -401,7 +404,7 @@ def _fpga(
     design = build(graph, program.library, target, context.weights)
     members = {
         **{f"fpga/{name}": content for name, content in design.files.items()},
-        "weights.safetensors": _safetensors({}),
+        "weights.safetensors": save({}),
         "ir/graph.mir": print_graph(graph).encode(),
         "ir/nests.mir": print_nests(nests).encode(),
     }
@@ -451,12 +454,6 @@ TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress
     "torch": _torch,
     "fpga": _fpga,
 }
-
-
-def _safetensors(arrays: Mapping[str, Array]) -> bytes:
-    from safetensors.numpy import save
-
-    return save({name: np.asarray(array, order="C") for name, array in sorted(arrays.items())})
 
 
 def _dump_folder(folder: str | os.PathLike[str] | None) -> Path | None:

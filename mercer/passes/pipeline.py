@@ -7,6 +7,7 @@ from mercer.passes.bind import Bind
 from mercer.passes.canonical import Canonical
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
+from mercer.passes.exact_float import ExactFloat
 from mercer.passes.factorize.associate import Associate
 from mercer.passes.factorize.collapse import Collapse
 from mercer.passes.factorize.constant_solve import ConstantSolve
@@ -46,6 +47,7 @@ INFERENCE: tuple[Pass, ...] = (
     CommonSubexpressions(),
     DeadCode(),
     Lower(),
+    ExactFloat(),  # before fuse, while the integers that it reads have nests of their own
     Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone
     Simplify(),
     Hoist(),  # before fuse, which makes it the epilogue of what it reads

@@ -24,6 +24,7 @@ from .artifact import DTYPES, Artifact, bind_symbols
 from .errors import ArtifactError, MercerError, first_line
 from .profile import median_microseconds
 from .simulation import FpgaExecutor
+from .weights import restore
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -374,8 +375,4 @@ EXECUTORS: dict[str, Callable[[Artifact], Executor]] = {
 def _weights(artifact: Artifact) -> dict[str, Array]:
     """All tensors of `weights.safetensors`; none when the artifact has no such member."""
     content = artifact.members.get("weights.safetensors")
-    if content is None:
-        return {}
-    from safetensors.numpy import load as load_tensors
-
-    return load_tensors(content)
+    return {} if content is None else restore(content, artifact.manifest.entry.get("narrow", {}))
