@@ -52,8 +52,8 @@ class ExactFloat(Pass):
                 before = statement_cost(statement, state.types)
                 if reason is None:
                     real = Reduce(Reducer.SUM, e.axes, state.real(e.body))
-                    exchange = {e: call("cast", real, dtype=DType.I32)}
-                    new = replace(new, body=transform(new.body, lambda x, known=exchange: known.get(x, x)))
+                    exchange: dict[Expr, Expr] = {e: call("cast", real, dtype=DType.I32)}
+                    new = replace(new, body=_exchanged(new.body, exchange))
                 costs = None if reason else (before, statement_cost(new, state.types))
                 context.record_statement(self.name, "sum_in_f32", statement, Exactness.BIT, reason, costs)
             statements += [*state.copies, new]
@@ -70,6 +70,10 @@ class ExactFloat(Pass):
             return "its terms are not sums and products of tensors"
         largest = state.largest_sum(e)
         return None if largest < EXACT else f"a partial sum may reach {largest:.0f}, which f32 rounds"
+
+
+def _exchanged(body: Expr, exchange: Mapping[Expr, Expr]) -> Expr:
+    return transform(body, lambda e: exchange.get(e, e))
 
 
 def _integer_sums(body: Expr) -> list[Reduce]:
@@ -94,7 +98,7 @@ class _State:
 
     nests: Nests
     types: dict[str, TensorType] = field(init=False)
-    definitions: Mapping[str, Statement] = field(init=False)
+    definitions: dict[str, Nest | Primitive] = field(init=False)
     arrays: dict[str, Array | None] = field(init=False)
     intervals: dict[str, Interval] = field(default_factory=dict[str, Interval])
     copies: list[Nest] = field(default_factory=list[Nest])
@@ -102,8 +106,10 @@ class _State:
 
     def __post_init__(self) -> None:
         self.types = self.nests.types()
-        self.definitions = {s.target: s for s in self.nests.statements if isinstance(s, Nest)}
-        self.definitions |= {s.targets[0].name: s for s in self.nests.statements if _is_view(s)}
+        self.definitions = {}
+        self.definitions |= {s.target: s for s in self.nests.statements if isinstance(s, Nest)}
+        primitives = [s for s in self.nests.statements if isinstance(s, Primitive)]
+        self.definitions |= {s.targets[0].name: s for s in primitives if s.name == "reshape"}
         self.arrays = {c.name: c.data.array for c in self.nests.constants}
 
     # --- bounds -------------------------------------------------------------------------------------------------------
@@ -227,10 +233,6 @@ class _State:
         return name
 
 
-def _is_view(statement: Statement) -> bool:
-    return isinstance(statement, Primitive) and statement.name == "reshape"
-
-
 def _real(number: float | int | bool | complex) -> Const:
     assert not isinstance(number, complex)
     return Const(float(number), DType.F32)
@@ -245,7 +247,7 @@ def _all_of(dtype: DType) -> Interval:
     if dtype is DType.BOOL:
         return 0.0, 1.0
     if dtype.is_integer:
-        info = np.iinfo(dtype.numpy)
+        info = np.iinfo(str(dtype.numpy))
         return float(info.min), float(info.max)
     return -math.inf, math.inf
 

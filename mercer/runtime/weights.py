@@ -32,12 +32,13 @@ def restore(content: bytes, narrow: Mapping[str, str]) -> dict[str, Array]:
     """The tensors as they were before `store`."""
     from safetensors.numpy import load
 
-    return {name: array.astype(narrow.get(name, array.dtype)) for name, array in load(content).items()}
+    arrays: dict[str, Array] = load(content)
+    return {name: array.astype(narrow.get(name, array.dtype)) for name, array in arrays.items()}
 
 
 def _is_small(array: Array) -> bool:
     """Whether an f32 or i32 array holds integers of eight bits alone; -0.0 is none."""
-    if array.dtype not in (np.float32, np.int32) or array.size < WORTH:
+    if str(array.dtype) not in ("float32", "int32") or array.size < WORTH:
         return False
     with np.errstate(invalid="ignore"):
         codes = array.astype(np.int8)
