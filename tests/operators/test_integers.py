@@ -160,10 +160,12 @@ def squares() -> Array:
 def test_deformable_windows() -> None:
     near = RNG.integers(-(2**10), 2**10, (2, 36, 40, 40)).astype(np.int32)
     x, mask = codes(2, 4, 40, 40), RNG.integers(0, 257, (2, 18, 40, 40)).astype(np.int32)
+    whole = RNG.integers(-50, 50, (2, 18, 40, 40)).astype(np.int32)
     attributes = {"pad": 1, "groups": 2, "offset_groups": 2, "zero": 5}
     cases = [
         recorded("fixed_deform_columns2d", x, near, window=3, pad=1, offset_groups=2, fraction=8, zero=-128),
         recorded("fixed_deform_columns2d", x, words(2, 18, 40, 40), window=3, pad=1, fraction=11, zero=127),
+        recorded("fixed_deform_columns2d", x, whole, window=3, pad=1, fraction=0, zero=-7),
         recorded("fixed_deform_conv2d_v1", x, near, codes(32, 2, 3, 3), **attributes),
         recorded("fixed_deform_conv2d", x, near, mask, codes(32, 2, 3, 3), **attributes),
     ]

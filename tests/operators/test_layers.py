@@ -23,7 +23,7 @@ from mercer.ir.types import DType
 from tests.operators.records.hash_grid import decoded, interpolated
 from tests.operators.records.kernels import KERNELS, basis
 from tests.operators.records.record import Array
-from tests.operators.records.sampling import deform_v2
+from tests.operators.records.sampling import deform_v1, deform_v2, widened
 from tests.operators.run import LIBRARY, largest_error
 
 Formula = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -128,6 +128,30 @@ LAYERS = (
         (
             {"weight": (5, 4, 3, 3), "bias": (5,)},
             lambda p, x, y, z: deform_v2(x, y, torch.sigmoid(z), p["weight"], pad=1) + p["bias"][:, None, None],
+        ),
+    ),
+    LayerRecord(
+        "BoundedDeformConv2d(x, y; 5, 3, bound = 1, stride = 2, pad = 1)",
+        (IMAGE, (2, 18, 4, 3)),
+        (
+            {"weight": (5, 4, 3, 3), "bias": (5,)},
+            lambda p, x, y: deform_v1(x, y.clamp(-1, 1), p["weight"], stride=2, pad=1) + p["bias"][:, None, None],
+        ),
+    ),
+    LayerRecord(
+        "BoundedDeformConv2d(x, y; 4, 5, bound = 2, pad = 2, groups = 4, square = true, bias = false)",
+        (IMAGE, (2, 1, 7, 6)),
+        (
+            {"weight": (4, 1, 5, 5)},
+            lambda p, x, y: deform_v1(x, widened(y.clamp(-1, 1), 5), p["weight"], pad=2, groups=4),
+        ),
+    ),
+    LayerRecord(
+        "BoundedDeformConv2d(x, y; 4, [3, 2], 1, 1, [1, 0], offset_groups = 2, rounded = true, bias = false)",
+        (IMAGE, (2, 24, 7, 5)),
+        (
+            {"weight": (4, 4, 3, 2)},
+            lambda p, x, y: deform_v1(x, y.clamp(-1, 1).round(), p["weight"], pad=(1, 0), offset_groups=2),
         ),
     ),
     LayerRecord("MLP(x; 3, 8)", ((4, 5),), (linears(*(f"linear.{i}" for i in range(3)), sizes=(5, 8, 8, 3)), mlp)),

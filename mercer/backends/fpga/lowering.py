@@ -118,6 +118,7 @@ class Lowering:
         self.types = self.graph.types()
         self.uses = Counter(name for node in self.graph.nodes for name in node.operands)
         self.uses.update(self.graph.outputs)
+        self.producers = {value.name: node for node in self.graph.nodes for value in node.results}
         self.users: dict[str, list[Node]] = {}
         for node in self.graph.nodes:
             for name in node.operands:

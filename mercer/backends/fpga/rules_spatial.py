@@ -8,7 +8,7 @@ import numpy as np
 
 from mercer.backends.fpga.attributes import number, pair
 from mercer.backends.fpga.lowering import Form, Integers, Lowering, Rule, Tensor, image_layout
-from mercer.backends.fpga.scaling import is_image, materialized, one_stream, reach
+from mercer.backends.fpga.scaling import is_image, materialized, one_stream, reach, reordered
 from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stream
 from mercer.backends.fpga.stages_spatial import Deform, Pool, Window
 from mercer.backends.fpga.stages_vectors import Modulate
@@ -63,44 +63,80 @@ def _filtered(state: Lowering, node: Node, taps: Integers, offset: Integers, win
 
 
 def _deformed(state: Lowering, node: Node) -> Form:
-    """Bounded deformable sampling before filters; the bound is what the offsets can reach."""
-    x, offset = materialized(state, node, state.tensor(node)), materialized(state, node, state.tensor(node, 1))
-    if not (is_image(x) and is_image(offset)):
-        raise state.unsupported(node, "its operands do not come pixel by pixel", "operands [n, channels, h, w]")
-    if int(number(node, "offset_groups")) != 1:
-        raise state.unsupported(node, "groups of channels have offsets of their own", "offset_groups = 1")
+    """Bounded deformable sampling before filters, perhaps with masks."""
     weight = state.constant(node, len(node.operands) - 1).astype(np.int64)
-    size, out = x.shape[1:], state.shape(node.name)[1:]
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
-    image, moves = (replace(state.stream(t.terms[0].stage), lanes=1) for t in (x, offset))
-    fraction, zero = int(number(node, "fraction")), int(number(node, "zero"))
-    pad = pair(node, "pad", 2)
+    zero, groups = int(number(node, "zero")), int(number(node, "offset_groups"))
+    sampled = _samples(state, node, kernel, zero, groups)
+    windows, source = replace(sampled.gives, lanes=1), state.place(sampled)
+    if node.operator == "fixed_deform_conv2d":
+        masked, masks = _pixels(state, node, state.tensor(node, 2))
+        if groups > 1:
+            masked = reordered(state, node, masked, _taps_first(groups, kernel, 1))
+        weighed = Modulate(
+            name=state.fresh(node, "_masked"), sources=(source, masked), origins=(node.name,),
+            input=windows, masks=masks, fraction=int(number(node, "mask_fraction")), zero=zero, groups=groups,
+        )  # fmt: skip
+        windows, source, zero = replace(weighed.gives, lanes=1), state.place(weighed), 0
+    return _filtered(state, node, weight, np.full(windows.channels, -zero), windows, source)
+
+
+def _samples(state: Lowering, node: Node, kernel: tuple[int, int], zero: int, groups: int) -> Deform:
+    """The bound is what the offsets can reach. Those of a square window are one number per output pixel, and those in
+    whole pixels need no interpolation."""
+    size, out = state.shape(node.operands[0])[1:], state.shape(node.name)[1:]
+    source, image = _pixels(state, node, state.tensor(node))
+    offset = state.producers.get(node.operands[1], node)
+    square = offset.operator == "square_offsets" and groups == 1
+    moving, moves = _pixels(state, node, state.tensor(offset) if square else state.tensor(node, 1))
+    if groups > 1:
+        moving = reordered(state, node, moving, _taps_first(groups, kernel, 2))
+    fraction, pad = int(number(node, "fraction")), pair(node, "pad", 2)
+    reached = max(-moves.interval.low, moves.interval.high) * (max(*kernel, 2) // 2 if square else 1)
     # An offset that is larger than the image with its border leads to zeros like one that is just as large.
-    bound = min(-(-max(-moves.interval.low, moves.interval.high) >> fraction), max(size) + max(pad) + 1)
+    bound = min(-(-reached >> fraction), max(size) + max(pad) + 1)
     if bound > LARGEST_OFFSET:
         raise state.unsupported(
             node, f"its offsets may be {bound} pixels", f"offsets that are clamped to {LARGEST_OFFSET} pixels or less"
         )
     if not image.interval.low <= zero <= image.interval.high:
         raise state.unsupported(node, f"zero is the code {zero}, none of its operand", "a zero in range")
-    sampled = Deform(
-        name=state.fresh(node, "_samples"), sources=(x.terms[0].stage, offset.terms[0].stage), origins=(node.name,),
-        input=image, offsets=moves, size=(size[0], size[1]), kernel=kernel, out=(out[0], out[1]), fraction=fraction,
-        bound=bound, stride=pair(node, "stride", 2), pad=pad, dilation=pair(node, "dilation", 2),
-        zero=zero,
+    return Deform(
+        name=state.fresh(node, "_samples"), sources=(source, moving), origins=(node.name,), input=image, offsets=moves,
+        size=(size[0], size[1]), kernel=kernel, out=(out[0], out[1]), fraction=fraction, bound=bound,
+        stride=pair(node, "stride", 2), pad=pad, dilation=pair(node, "dilation", 2), zero=zero, groups=groups,
+        square=square, rounded=fraction == 0,
     )  # fmt: skip
-    windows, source = replace(sampled.gives, lanes=1), state.place(sampled)
-    if node.operator == "fixed_deform_conv2d":
-        mask = materialized(state, node, state.tensor(node, 2))
-        if not is_image(mask):
-            raise state.unsupported(node, "its mask does not come pixel by pixel", "a mask [n, k*l, h, w]")
-        weighed = Modulate(
-            name=state.fresh(node, "_masked"), sources=(source, mask.terms[0].stage), origins=(node.name,),
-            input=windows, masks=replace(state.stream(mask.terms[0].stage), lanes=1),
-            fraction=int(number(node, "mask_fraction")), zero=zero,
-        )  # fmt: skip
-        windows, source, zero = replace(weighed.gives, lanes=1), state.place(weighed), 0
-    return _filtered(state, node, weight, np.full(windows.channels, -zero), windows, source)
+
+
+def _pixels(state: Lowering, node: Node, x: Tensor) -> tuple[str, Stream]:
+    """The stage that gives an image as it is, and its stream."""
+    x = materialized(state, node, x)
+    if not is_image(x):
+        raise state.unsupported(node, "its operands do not come pixel by pixel", "operands [n, channels, h, w]")
+    return x.terms[0].stage, replace(state.stream(x.terms[0].stage), lanes=1)
+
+
+def _taps_first(groups: int, kernel: tuple[int, int], each: int) -> Integers:
+    """Channels [groups, taps, each], in the order [taps, groups, each]."""
+    return np.arange(groups * kernel[0] * kernel[1] * each).reshape(groups, -1, each).swapaxes(0, 1).reshape(-1)
+
+
+def _square_offsets(state: Lowering, node: Node) -> Form:
+    """Where no deformable window takes the numbers themselves: their products with the distances of the taps."""
+    source, numbers = _pixels(state, node, state.tensor(node))
+    window = pair(node, "window", 2)
+    up, left = ((extent - 1) // 2 for extent in window)
+    distances = np.array([(i - up, j - left) for i, j in np.ndindex(*window)], np.int64).reshape(-1, 1)
+    each: Integers = np.eye(numbers.channels, dtype=np.int64)[:, np.newaxis]
+    weight: Integers = (each * distances).reshape(-1, numbers.channels)
+    bias = np.zeros(len(weight), np.int64)
+    stage = MatrixVector(
+        name=state.fresh(node), sources=(source,), origins=(node.name,), weight=weight, bias=bias, input=numbers,
+        sums=state.accumulator(node, reach(weight, bias, numbers.interval)), vectors=numbers.pixels,
+    )  # fmt: skip
+    shape = state.shape(node.name)
+    return state.emitted(node, stage, shape, image_layout(shape))
 
 
 def _windows(
@@ -182,6 +218,7 @@ def _adaptive_max_pool(state: Lowering, node: Node) -> Form:
 SPATIAL_RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d"), _convolution),
     **dict.fromkeys(("fixed_deform_conv2d", "fixed_deform_conv2d_v1"), _deformed),
+    "square_offsets": _square_offsets,
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _max_pool),
     **dict.fromkeys(("sum_pool1d", "sum_pool2d"), _sum_pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_max_pool),

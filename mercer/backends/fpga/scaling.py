@@ -8,7 +8,7 @@ import numpy as np
 
 from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.lowering import Integers, Lowering, Tensor, image_layout
-from mercer.backends.fpga.stages import Rescale, Scale, Table
+from mercer.backends.fpga.stages import MatrixVector, Rescale, Scale, Table
 from mercer.backends.fpga.stages_streams import Add
 from mercer.ir.graph import Node
 
@@ -80,6 +80,31 @@ def one_stream(state: Lowering, node: Node, x: Tensor, common: bool) -> Tensor:
     if len(x.terms) == 1 and x.terms[0].factor == 1 and not (common and x.offset.ndim):
         return x
     return materialized(state, node, x)
+
+
+def reordered(state: Lowering, node: Node, source: str, order: Integers) -> str:
+    """A stage whose channel i is channel order[i] of `source`: a matrix with its rows in that order."""
+    stage = state.stages.get(source)
+    match stage:
+        case MatrixVector():
+            scale = None if stage.scale is None else _ordered(stage.scale, order)
+            moved = replace(stage, weight=stage.weight[order], bias=stage.bias[order], scale=scale)
+        case Table():
+            table = stage.table if stage.table.ndim == 1 else stage.table[order]
+            moved = replace(stage, sources=(reordered(state, node, stage.sources[0], order),), table=table)
+        case Rescale():
+            before = reordered(state, node, stage.sources[0], order)
+            moved = replace(stage, sources=(before,), scale=_ordered(stage.scale, order))
+        case _:
+            raise state.unsupported(
+                node, "the offsets or masks of its groups of channels come from no convolution", "those of a conv2d"
+            )
+    return state.place(replace(moved, name=state.fresh(node, "_ordered")))
+
+
+def _ordered(scale: Scale, order: Integers) -> Scale:
+    each = scale.multipliers
+    return scale if each.size == 1 else replace(scale, multipliers=each.reshape(-1)[order])
 
 
 def reach(matrix: Integers, bias: Integers, codes: Interval) -> Interval:

@@ -110,13 +110,15 @@ class Slice(Stage):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Modulate(Stage):
-    """Samples [pixels, channels] relative to `zero` times one mask per pixel, in units of 2**-`fraction`."""
+    """Samples [pixels, channels] relative to `zero` times masks in units of 2**-`fraction`: one per pixel for each of
+    `groups` groups of channels."""
 
     module: ClassVar[str] = "mercer_modulate"
     input: Stream
     masks: Stream
     fraction: int
     zero: int
+    groups: int = 1
     lanes: int = 1
 
     @property
@@ -133,7 +135,7 @@ class Modulate(Stage):
     def parameters(self) -> dict[str, int]:
         return {
             "LANES": self.lanes,
-            "BLOCKS": self.input.channels // self.lanes,
+            "BLOCKS": self.input.channels // self.groups // self.lanes,
             "A_BITS": self.input.bits,
             "B_BITS": self.masks.bits,
             "ZERO": self.zero,
@@ -142,13 +144,13 @@ class Modulate(Stage):
         }
 
     def timing(self) -> Timing:
-        blocks = self.input.channels // self.lanes
-        every = elementwise(self.input.pixels * blocks, 2)
-        masks = Events(0, np.arange(0, self.input.pixels * blocks, blocks, dtype=np.int64))
+        words = self.gives.beats
+        every = elementwise(words, 2)
+        masks = Events(0, np.arange(0, words, self.input.channels // self.groups // self.lanes, dtype=np.int64))
         return replace(every, takes=(*every.takes, masks))
 
     def foldings(self) -> Iterator[Modulate]:
-        for lanes in divisors(self.input.channels):
+        for lanes in divisors(self.input.channels // self.groups):
             yield replace(self, lanes=lanes)
 
     @property

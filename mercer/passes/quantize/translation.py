@@ -347,11 +347,32 @@ class Translation:
         form = self.forms[name]
         if isinstance(form, Sums):
             return self.requantized(form, unit, "rescale", low=low, high=high)
-        variable = form.variable if isinstance(form, Function) else name
-        index, codes = self.index(variable), self.index_encoding(variable)
+        if not isinstance(form, Function):
+            codes = self.index_encoding(name)
+            points = codes.decode(np.arange(codes.low, codes.high + 1))
+            return self.looked_up(self.index(name), codes, np.clip(np.rint(points / unit), low, high).astype(np.int32))
+        codes, points, values = self._course(form)
+        counts = np.clip(np.rint(values / unit), low, high).astype(np.int32)
+        sums = self.forms[form.variable]
+        if isinstance(sums, Sums) and np.array_equal(
+            counts, np.clip(np.rint(points / unit), counts.min(), counts.max())
+        ):
+            return self.requantized(sums, unit, "rescale", low=int(counts.min()), high=int(counts.max()))
+        return self.looked_up(self.index(form.variable), codes, counts)
+
+    def whole(self, name: str) -> bool:
+        """Whether the value is a function that gives whole numbers only."""
+        form = self.forms[name]
+        if not isinstance(form, Function):
+            return False
+        values = self._course(form)[2]
+        return np.array_equal(values, np.rint(values))
+
+    def _course(self, function: Function) -> tuple[Encoding, Matrix, Matrix]:
+        """The codes that a function is looked up by, the points that they stand for, and the function there."""
+        codes = self.index_encoding(function.variable)
         points = codes.decode(np.arange(codes.low, codes.high + 1))
-        values = self.evaluate(form, points) if isinstance(form, Function) else points
-        return self.looked_up(index, codes, np.clip(np.rint(values / unit), low, high).astype(np.int32))
+        return codes, points, self.evaluate(function, points)
 
     def evaluate(self, function: Function, points: Matrix) -> Matrix:
         """The function at these points, by the reference in f64; raises NoIntegerForm when it has another shape."""

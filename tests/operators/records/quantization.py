@@ -152,7 +152,7 @@ def deformed(
             share = np.abs((1 - below << fraction) - (u & (1 << fraction) - 1))
             share = share * np.abs((1 - right << fraction) - (v & (1 << fraction) - 1))
             total += share * image[(*at, row, column)]
-    return ((total + (1 << 2 * fraction - 1)) >> 2 * fraction).astype(np.int32)
+    return ((2 * total + (1 << 2 * fraction)) >> 2 * fraction + 1).astype(np.int32)
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -217,6 +217,11 @@ def exact(name: str, samples: Sequence[Any], reference: Callable[..., Any], *ref
 def offsets(*shape: int) -> Operand:
     """A few pixels in units of 1/256."""
     return integers(*shape, low=-800, high=800)
+
+
+def pixels(*shape: int) -> Operand:
+    """A few whole pixels."""
+    return integers(*shape, low=-3, high=4)
 
 
 def masks(*shape: int) -> Operand:
@@ -321,6 +326,7 @@ RECORDS: tuple[Record, ...] = (
         (
             sample(codes(2, 4, 7, 6), offsets(2, 36, 4, 3), window=3, stride=2, pad=1, offset_groups=2, zero=-5),
             sample(codes(1, 2, 5, 6), words(1, 12, 4, 6), window=(2, 3), pad=(0, 2), dilation=(1, 2), fraction=11),
+            sample(codes(2, 3, 5, 6), pixels(2, 18, 5, 6), window=3, pad=1, fraction=0, zero=7),
         ),
         deformed,
         bad("fraction is 12", (1, 2, 5, 5), (1, 18, 5, 5), window=3, pad=1, fraction=12, of="i8 i32"),
@@ -339,6 +345,7 @@ RECORDS: tuple[Record, ...] = (
                 offset_groups=2,
                 fraction=5,
             ),
+            sample(codes(1, 4, 6, 5), pixels(1, 18, 6, 5), codes(4, 1, 3, 3), pad=1, groups=4, fraction=0, zero=-9),
         ),
         deformed_conv,
         bad("weight takes 3 channels", (1, 2, 5, 5), (1, 18, 5, 5), (1, 3, 3, 3), pad=1, of="i8 i32 i8"),

@@ -48,6 +48,14 @@ def unfold(
     return torch.stack(taps, 2).unflatten(2, (height, width))
 
 
+def widened(t: torch.Tensor, window: Any) -> torch.Tensor:
+    """The columns of unfold for a window that is `t` further apart, less those that it has anyway."""
+    height, width = pair(window)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    steps = torch.stack((rows - (height - 1) // 2, columns - (width - 1) // 2), -1).flatten()
+    return torch.einsum("ngpq,b->ngbpq", t, steps.to(t.dtype)).flatten(1, 2)
+
+
 def contract(columns: torch.Tensor, weight: torch.Tensor, groups: int) -> torch.Tensor:
     parts = zip(columns.chunk(groups, 1), weight.chunk(groups, 0), strict=True)
     return torch.cat([torch.einsum("ncijpq,ocij->nopq", s, w) for s, w in parts], 1)
@@ -155,6 +163,16 @@ RECORDS: tuple[Record, ...] = (
                 "4 channels do not divide into 3 offset groups", (1, 4, 5, 5), (1, 54, 5, 5), window=3, offset_groups=3
             ),
         ),
+    ),
+    Record(
+        "square_offsets",
+        (
+            sample(normal(2, 1, 3, 4), window=3),
+            sample(normal(1, 3, 2, 2), window=(2, 5)),
+            sample(normal(1, 2, 2, 3), window=(4, 1)),
+        ),
+        widened,
+        (bad("window of at least 1 is needed; window is 0", (1, 1, 2, 2), window=0),),
     ),
     Record(
         "deform_conv2d_v1",
