@@ -24,6 +24,7 @@ from mercer.ir.nests import Nests
 from mercer.ir.text import parse_program, print_graph, print_nests
 from mercer.ir.types import Array, DType, TensorType
 from mercer.ir.verify import verify
+from mercer.passes.chunk_scan import ChunkScan
 from mercer.passes.manager import Lower, Pass, PassContext, Program as IR, parse_pipeline, run_passes
 from mercer.passes.pipeline import INFERENCE, PASSES, quantized
 from mercer.passes.quantize.quantize import Plan, Quantize
@@ -312,6 +313,8 @@ def _tvm(
     from mercer.backends.tvm.target import parse as parse_target
 
     chosen = parse_target(target)
+    if chosen.is_cuda:  # a chunk is the work of one thread, where the plain form has one for every number of the state
+        passes = [each for each in passes if not isinstance(each, ChunkScan)]
     graph, nests = _run(program, context, passes, progress)
     if progress is not None:
         progress(len(passes), len(passes) + 1, "machine code")

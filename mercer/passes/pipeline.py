@@ -5,6 +5,7 @@ from __future__ import annotations
 from mercer.passes.batch_norm import BatchNorm
 from mercer.passes.bind import Bind
 from mercer.passes.canonical import Canonical
+from mercer.passes.chunk_scan import ChunkScan
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
 from mercer.passes.exact_float import ExactFloat
@@ -50,6 +51,7 @@ INFERENCE: tuple[Pass, ...] = (
     ExactFloat(),  # before fuse, while the integers that it reads have nests of their own
     Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone
     Simplify(),
+    ChunkScan(),  # before fuse, while factors stand alone
     Hoist(),  # before fuse, which makes it the epilogue of what it reads
     Fold(),  # the norms of constant centers
     Fuse(),
