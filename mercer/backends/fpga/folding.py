@@ -21,13 +21,15 @@ class FoldingError(MercerError):
 
 @dataclass(frozen=True)
 class Device:
-    """What a chip has; `family` is the name of its synthesis flow."""
+    """What a chip has; `family` is the name of its synthesis flow. Designs for a `pipelined` one have registers behind
+    its memories and multipliers, and so a higher clock and more latency."""
 
     name: str
     family: str
     luts: int
     multipliers: int
     block_rams: int
+    pipelined: bool = True
 
 
 DEVICES = {
@@ -36,7 +38,7 @@ DEVICES = {
         Device("ecp5-25k", "ecp5", 24_288, 28, 56),
         Device("ecp5-85k", "ecp5", 83_640, 156, 208),
         Device("xcup", "xcup", 70_560, 360, 432),
-        Device("generic", "generic", 1_000_000, 1024, 4096),
+        Device("generic", "generic", 1_000_000, 1024, 4096, pipelined=False),
     )
 }
 """ECP5 LFE5U-25F and -85F; Zynq UltraScale+ ZU3; a device without a name for simulation."""
@@ -104,7 +106,7 @@ def fold(dataflow: Dataflow, device: Device, cycles: int | None = None) -> Dataf
                 "take a larger device, such as fpga:ecp5-85k, or fpga:generic",
             )
         cycles = fitting[0]
-    chosen = tuple(_cheapest(table, cycles).stage for table in tables)
+    chosen = tuple(replace(_cheapest(table, cycles).stage, pipelined=device.pipelined) for table in tables)
     inputs = tuple(_within(entry, cycles) for entry in dataflow.inputs)
     return replace(dataflow, stages=chosen, inputs=inputs)
 

@@ -49,13 +49,17 @@ def divisors(number: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Stage(ABC):
-    """A module between streams. `sources` are names of stages or inputs; `origins` the nodes that it computes."""
+    """A module between streams. `sources` are names of stages or inputs; `origins` the nodes that it computes.
+
+    `pipelined` puts more registers into arithmetic: more cycles of latency, a higher clock.
+    """
 
     module: ClassVar[str]
 
     name: str
     sources: tuple[str, ...]
     origins: tuple[str, ...] = ()
+    pipelined: bool = False
 
     @property
     @abstractmethod
@@ -157,8 +161,10 @@ class _Product(Stage):
     def _scale_parameters(self) -> dict[str, int]:
         return {"SCALE": 0} if self.scale is None else self.scale.parameters()
 
-    def _latency(self, steps: int) -> int:
-        return 2 + (steps > 1) + 2 * (self.scale is not None)
+    def _latency(self, steps: int, terms: int = 1) -> int:
+        fetched = (steps > 1) * (1 + self.pipelined)
+        added = self.pipelined * (terms - 1).bit_length()
+        return 2 + fetched + added + (0 if self.scale is None else 2 + self.pipelined)
 
     @property
     def weight_bits(self) -> int:
@@ -201,6 +207,7 @@ class MatrixVector(_Product):
             "ACC_BITS": self.sums.bits,
             **self._scale_parameters(),
             "OUT_BITS": self.interval.bits,
+            "PIPELINE": int(self.pipelined),
         }
 
     def memories(self) -> Mapping[str, bytes]:
@@ -216,7 +223,8 @@ class MatrixVector(_Product):
         rows, columns = self.rows // self.pe, self.columns // self.simd
         steps = rows * columns
         issues = np.arange(1, rows + 1, dtype=np.int64) * columns - 1
-        return periodic(self.vectors, steps, np.arange(columns, dtype=np.int64), issues, self._latency(steps))
+        latency = self._latency(steps, self.simd)
+        return periodic(self.vectors, steps, np.arange(columns, dtype=np.int64), issues, latency)
 
     @property
     def cycles(self) -> int:
@@ -268,6 +276,7 @@ class Depthwise(_Product):
             "ACC_BITS": self.sums.bits,
             **self._scale_parameters(),
             "OUT_BITS": self.interval.bits,
+            "PIPELINE": int(self.pipelined),
         }
 
     def memories(self) -> Mapping[str, bytes]:
@@ -327,13 +336,15 @@ class Rescale(Stage):
             "IN_BITS": self.input.bits,
             **self.scale.parameters(),
             "OUT_BITS": self.scale.interval.bits,
+            "PIPELINE": int(self.pipelined),
         }
 
     def memories(self) -> Mapping[str, bytes]:
         return {"MULTIPLIERS": self.scale.memory(self._channels, self.lanes)}
 
     def timing(self) -> Timing:
-        return elementwise(self.gives.beats, 2 + (self._channels > self.lanes))
+        waits = self._channels > self.lanes
+        return elementwise(self.gives.beats, 2 + waits + self.pipelined * (1 + waits))
 
     def foldings(self) -> Iterator[Rescale]:
         for lanes in divisors(self.input.channels):

@@ -47,13 +47,15 @@ class Add(Stage):
             "BIAS": self.bias,
             "SUM_BITS": self.sums.bits,
             "OUT_BITS": self.gives.bits,
+            "PIPELINE": int(self.pipelined),
         }
         if self.scale is None:
             return common | {"SCALE": 0}
         return common | {"MULTIPLIER": int(self.scale.multipliers.reshape(-1)[0]), **self.scale.parameters()}
 
     def timing(self) -> Timing:
-        return elementwise(self.gives.beats, 1 if self.scale is None else 3, inputs=2)
+        latency = (1 if self.scale is None else 3) + self.pipelined * (2 if self.scale is None else 3)
+        return elementwise(self.gives.beats, latency, inputs=2)
 
     def foldings(self) -> Iterator[Add]:
         for lanes in divisors(self.a.channels):
@@ -172,6 +174,7 @@ class Distance(Stage):
             "IN_BITS": self.input.bits,
             "CENTER_BITS": Interval.of(self.centers).bits,
             "OUT_BITS": self.gives.bits,
+            "PIPELINE": int(self.pipelined),
         }
 
     def memories(self) -> Mapping[str, bytes]:
@@ -182,7 +185,7 @@ class Distance(Stage):
     def timing(self) -> Timing:
         rows, columns = self._steps
         issues = np.arange(1, rows + 1, dtype=np.int64) * columns - 1
-        latency = 3 + (rows * columns > 1)
+        latency = 3 + (rows * columns > 1) * (1 + self.pipelined) + self.pipelined * (self.simd - 1).bit_length()
         return periodic(self.vectors, rows * columns, np.arange(columns, dtype=np.int64), issues, latency)
 
     def foldings(self) -> Iterator[Distance]:

@@ -65,11 +65,11 @@ class Normalize(Stage):
         }
 
     def timing(self) -> Timing:
-        each = self.gives.bits - 1 + 2
-        begin = self.size + 2 + self._power_bits // 2
+        each = self.gives.bits - 1 + 3
+        begin = self.size + 4 + self._power_bits // 2
         takes = np.arange(self.size, dtype=np.int64)
         issues = begin + np.arange(1, self.size + 1, dtype=np.int64) * each - 1
-        return periodic(self.vectors, begin + self.size * each, takes, issues, 1)
+        return periodic(self.vectors, begin + self.size * each, takes, issues, 2)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,12 @@ class Case:
         inputs = tuple(port(name, stream) for name, stream in zip(names, takes, strict=True))
         module = self.stage.module.replace("mercer", self.planted if self.fault else "mercer")
         return Unit(module, self.stage.parameters() | files, inputs, (port("m_axis", self.stage.gives),))
+
+
+def pipelined(cases: Sequence[Case]) -> list[Case]:
+    """The cases, and those whose modules can have more registers with them."""
+    more = [replace(case, stage=replace(case.stage, pipelined=True)) for case in cases]
+    return [*cases, *(case for case in more if "PIPELINE" in case.stage.parameters())]
 
 
 def port(name: str, stream: Stream) -> Port:

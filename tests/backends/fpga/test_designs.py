@@ -185,7 +185,7 @@ def test_faults_change_the_result() -> None:
     x = inputs(program)
     (wanted,) = program.evaluate(*x.values(), weights=weights(program))
     table = next(name for name in design.files if name.endswith("_table.hex"))
-    rounding = changed(design, "rtl/mercer_requantize.sv", b"<<< (SHIFT - 1))", b"<<< (SHIFT - 2))")
+    rounding = changed(design, "rtl/mercer_product.sv", b"<<< (SHIFT - 1))", b"<<< (SHIFT - 2))")
     for faulty in (rounding, swapped(design, table)):
         ((given,), _) = simulate(faulty, x)
         assert not np.array_equal(given, wanted)

@@ -13,7 +13,7 @@ from mercer.backends.fpga.scaling import reach
 from mercer.backends.fpga.stages import Depthwise, MatrixVector, Rescale, Scale, Stream, Table, Width
 from mercer.backends.fpga.stages_vectors import Modulate, Normalize, Slice
 from tests.backends.fpga.bench import Bench, plant
-from tests.backends.fpga.cases import Case, build_cases, check
+from tests.backends.fpga.cases import Case, build_cases, check, pipelined
 
 CODES = Interval(-128, 127)
 
@@ -191,7 +191,7 @@ TERNARY, NIBBLE = Interval(-1, 1), Interval(-8, 7)
 
 def cases(amount: int = 0) -> list[Case]:
     """Every shape of every stage, each with at least `amount` inputs."""
-    return [
+    shapes = [
         product(6, 8, 1, 1, to=scale(6, 20), amount=amount),
         product(6, 8, 3, 2, NIBBLE, to=scale(6, 24), amount=amount),
         product(6, 8, 6, 8, NIBBLE, to=scale(1, 18), amount=amount),
@@ -229,11 +229,13 @@ def cases(amount: int = 0) -> list[Case]:
         modulated(4, 2, -5, 7, Interval(0, 128), amount=amount),
         modulated(3, 3, 7, 3, Interval(-100, 100), amount=amount),
     ]
+    return pipelined(shapes)
 
 
 CASES = cases()
 
-NOT_ROUNDED = {"mercer_requantize": ("(SUM_BITS'(1) <<< (SHIFT - 1))", "(SUM_BITS'(1) <<< (SHIFT - 2))")}
+NOT_ROUNDED = {"mercer_product": ("(SUM_BITS'(1) <<< (SHIFT - 1))", "(SUM_BITS'(1) <<< (SHIFT - 2))")}
+USERS = ("mercer_mvu", "mercer_scale", "mercer_scaler", "mercer_requantize", "mercer_wrap")
 FAULTY = [
     replace(product(6, 8, 3, 2, NIBBLE, to=scale(6, 24)), fault=True),
     replace(rescale(4, 2, scale(4, 20), 8, amount=1000), fault=True),
@@ -243,7 +245,7 @@ FAULTY = [
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     directory = tmp_path_factory.mktemp("products")
-    faulty = plant(directory, NOT_ROUNDED, "mercer_mvu", "mercer_scale", "mercer_wrap")
+    faulty = plant(directory, NOT_ROUNDED, *USERS)
     return build_cases([*CASES, *FAULTY], directory, faulty)
 
 

@@ -11,7 +11,7 @@ from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.stages import Scale, Stream
 from mercer.backends.fpga.stages_streams import Add, ArgMax, Concat, Distance, EdgeTable
 from tests.backends.fpga.bench import Bench, Port, Unit, plant
-from tests.backends.fpga.cases import Case, build_cases, check
+from tests.backends.fpga.cases import Case, build_cases, check, pipelined
 
 CODES = Interval(-128, 127)
 SAMPLES = 4
@@ -110,7 +110,7 @@ NARROW = Scale(np.array([-23000]), shift=20, low=-8, high=7)
 
 def cases(samples: int = SAMPLES) -> list[Case]:
     """Every shape of every stage, each with `samples` samples of several vectors."""
-    return [
+    shapes = [
         add(4, 2, (3, -5), 17, HALF, samples=samples),
         add(3, 1, (1, 1), 0, None, samples=samples),
         add(6, 6, (200, 77), -3000, NARROW, Interval(-8, 7), samples=samples),
@@ -132,6 +132,7 @@ def cases(samples: int = SAMPLES) -> list[Case]:
         edge_table(6, 5, 2, Interval(-8, 7), samples=samples),
         edge_table(2, 1, 1, samples=samples),
     ]
+    return pipelined(shapes)
 
 
 CASES = cases()

@@ -3,6 +3,7 @@
 // each (centers, dimensions) step. A scale, a table and a matrix-vector product make the rest of the kernel machine.
 // Schedule: CENTERS/PE * DIMENSIONS/SIMD firings per vector, dimensions first. The first DIMENSIONS/SIMD take a word each
 // (it is kept for the other centers); each DIMENSIONS/SIMD-th issues one. LATENCY 3, +1 when there is more than one step.
+// PIPELINE adds 1 behind the memory when there is more than one step, and $clog2(SIMD) in the sum.
 `default_nettype none
 module mercer_distance #(
   parameter int CENTERS = 4,
@@ -13,6 +14,7 @@ module mercer_distance #(
   parameter int IN_BITS = 8,
   parameter int CENTER_BITS = 8,
   parameter int OUT_BITS = 20,
+  parameter int PIPELINE = 0,
   parameter TABLE = ""
 ) (
   input  wire                     clk,
@@ -21,7 +23,7 @@ module mercer_distance #(
   input  wire                     s_axis_tvalid,
   output wire                     s_axis_tready,
   output wire  [PE*OUT_BITS-1:0]  m_axis_tdata,
-  output logic                    m_axis_tvalid,
+  output wire                     m_axis_tvalid,
   input  wire                     m_axis_tready
 );
   localparam int COLUMN_STEPS = DIMENSIONS/SIMD;
@@ -60,22 +62,31 @@ module mercer_distance #(
       step <= last_column && last_row ? '0 : step + 1'b1;
     end
 
+  // What goes along with a firing: whether it is the first or the last one of a sum.
+  localparam int FETCHING = STEPS > 1 ? 1 : 0;
+  localparam int HOLDING = PIPELINE != 0 && STEPS > 1 ? 1 : 0;
+  localparam int LEVELS = PIPELINE != 0 ? $clog2(SIMD) : 0;
+  wire measured, measured_first, measured_last;
+  mercer_delay #(.BITS(3), .CYCLES(FETCHING + HOLDING + 2 + LEVELS)) ends (
+    .clk, .rst, .enable(advance), .value({fire, column == '0, last_column}),
+    .delayed({measured, measured_first, measured_last})
+  );
+  mercer_delay #(.BITS(1), .CYCLES(1)) ending (
+    .clk, .rst, .enable(advance), .value(measured && measured_last), .delayed(m_axis_tvalid)
+  );
+
   // Operands: the vector comes from the stream for the first centers and from its copy for the others.
-  logic fetched, fetched_first, fetched_last;
-  logic [WORD_BITS-1:0] vector;
-  logic [PE*SIMD*CENTER_BITS-1:0] matrix;
+  wire [WORD_BITS-1:0] fetched_vector, vector;
+  wire [PE*SIMD*CENTER_BITS-1:0] fetched_matrix, matrix;
   generate
     if (STEPS > 1) begin : folded
       logic [WORD_BITS-1:0] arrived;
-      always_ff @(posedge clk)
-        if (rst) fetched <= 1'b0;
-        else if (advance) fetched <= fire;
+      logic [PE*SIMD*CENTER_BITS-1:0] word;
+      assign fetched_matrix = word;
       always_ff @(posedge clk)
         if (advance) begin
-          fetched_first <= column == '0;
-          fetched_last <= last_column;
           arrived <= s_axis_tdata;
-          matrix <= centers[step];
+          word <= centers[step];
         end
       if (ROW_STEPS > 1) begin : again
         logic [WORD_BITS-1:0] copies [0:COLUMN_STEPS-1];
@@ -87,46 +98,30 @@ module mercer_distance #(
             copy <= copies[column];
             fetched_arrived <= takes;
           end
-        assign vector = fetched_arrived ? arrived : copy;
+        assign fetched_vector = fetched_arrived ? arrived : copy;
       end else begin : once
-        assign vector = arrived;
+        assign fetched_vector = arrived;
       end
     end else begin : unrolled
-      assign fetched = fire;
-      assign fetched_first = 1'b1;
-      assign fetched_last = 1'b1;
-      assign vector = s_axis_tdata;
-      assign matrix = centers[0];
+      assign fetched_vector = s_axis_tdata;
+      assign fetched_matrix = centers[0];
     end
   endgenerate
+  mercer_delay #(.BITS(WORD_BITS), .CYCLES(HOLDING)) held_vector (
+    .clk, .rst, .enable(advance), .value(fetched_vector), .delayed(vector)
+  );
+  mercer_delay #(.BITS(PE*SIMD*CENTER_BITS), .CYCLES(HOLDING)) held_matrix (
+    .clk, .rst, .enable(advance), .value(fetched_matrix), .delayed(matrix)
+  );
 
   // Differences, then their squares or sizes, then the sum onto what the columns before gave.
-  logic subtracted, subtracted_first, subtracted_last;
-  logic measured, measured_first, measured_last;
-  always_ff @(posedge clk)
-    if (rst) begin
-      subtracted <= 1'b0;
-      measured <= 1'b0;
-      m_axis_tvalid <= 1'b0;
-    end else if (advance) begin
-      subtracted <= fetched;
-      measured <= subtracted;
-      m_axis_tvalid <= measured && measured_last;
-    end
-  always_ff @(posedge clk)
-    if (advance) begin
-      subtracted_first <= fetched_first;
-      subtracted_last <= fetched_last;
-      measured_first <= subtracted_first;
-      measured_last <= subtracted_last;
-    end
-
   logic [PE*OUT_BITS-1:0] sums;
   assign m_axis_tdata = sums;
   generate
     for (genvar lane = 0; lane < PE; lane = lane + 1) begin : lanes
       logic [SIMD*TERM_BITS-1:0] terms;
       logic [OUT_BITS-1:0] total;
+      wire [OUT_BITS-1:0] onto = measured_first ? '0 : sums[lane*OUT_BITS +: OUT_BITS];
       for (genvar i = 0; i < SIMD; i = i + 1) begin : dimensions
         logic signed [WIDE_BITS-1:0] difference;
         always_ff @(posedge clk)
@@ -141,9 +136,21 @@ module mercer_distance #(
             if (advance) terms[i*TERM_BITS +: TERM_BITS] <= difference < 0 ? -difference : difference;
         end
       end
-      always_comb begin
-        total = measured_first ? '0 : sums[lane*OUT_BITS +: OUT_BITS];
-        for (int j = 0; j < SIMD; j = j + 1) total = total + OUT_BITS'(terms[j*TERM_BITS +: TERM_BITS]);
+      if (PIPELINE != 0) begin : two_by_two
+        wire [OUT_BITS-1:0] sum;
+        wire [SIMD*(TERM_BITS + 1)-1:0] positive;
+        for (genvar i = 0; i < SIMD; i = i + 1) begin : dimensions
+          assign positive[i*(TERM_BITS + 1) +: TERM_BITS + 1] = {1'b0, terms[i*TERM_BITS +: TERM_BITS]};
+        end
+        mercer_tree #(.COUNT(SIMD), .IN_BITS(TERM_BITS + 1), .OUT_BITS(OUT_BITS)) tree (
+          .clk, .enable(advance), .terms(positive), .sum
+        );
+        assign total = onto + sum;
+      end else begin : at_once
+        always_comb begin
+          total = onto;
+          for (int i = 0; i < SIMD; i = i + 1) total = total + OUT_BITS'(terms[i*TERM_BITS +: TERM_BITS]);
+        end
       end
       always_ff @(posedge clk)
         if (advance && measured) sums[lane*OUT_BITS +: OUT_BITS] <= total;

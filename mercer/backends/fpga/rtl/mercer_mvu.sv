@@ -2,7 +2,8 @@
 // 2018). With SCALE the sums leave as codes: 1 requantized, 2 wrapped to a phase; with 0 they leave as they are.
 // WEIGHTS holds a word of PE x SIMD weights for each (rows, columns) step, BIASES and MULTIPLIERS one of PE per rows.
 // Schedule: ROWS/PE * COLS/SIMD firings per vector, columns first. The first COLS/SIMD take a word each (it is kept for
-// the other rows); each COLS/SIMD-th issues one. LATENCY 2, +1 when there is more than one step, +2 with SCALE.
+// the other rows); each COLS/SIMD-th issues one. LATENCY 2, +1 when there is more than one step, +2 with SCALE. PIPELINE adds
+// 1 behind the memory when there is more than one step, $clog2(SIMD) in the sum of the products, and 1 with SCALE.
 `default_nettype none
 module mercer_mvu #(
   parameter int ROWS = 4,
@@ -19,6 +20,7 @@ module mercer_mvu #(
   parameter int LOW = -128,
   parameter int HIGH = 127,
   parameter int OUT_BITS = 20,
+  parameter int PIPELINE = 0,
   parameter WEIGHTS = "",
   parameter BIASES = "",
   parameter MULTIPLIERS = ""
@@ -28,8 +30,8 @@ module mercer_mvu #(
   input  wire  [SIMD*IN_BITS-1:0] s_axis_tdata,
   input  wire                     s_axis_tvalid,
   output logic                    s_axis_tready,
-  output logic [PE*OUT_BITS-1:0]  m_axis_tdata,
-  output logic                    m_axis_tvalid,
+  output wire  [PE*OUT_BITS-1:0]  m_axis_tdata,
+  output wire                     m_axis_tvalid,
   input  wire                     m_axis_tready
 );
   localparam int COLUMN_STEPS = COLS/SIMD;
@@ -72,26 +74,32 @@ module mercer_mvu #(
       step <= last_column && row == LAST_ROW ? '0 : step + 1'b1;
     end
 
+  // What goes along with a firing: its row, and whether it is the first or the last one of a sum.
+  localparam int FETCHING = STEPS > 1 ? 1 : 0;
+  localparam int HOLDING = PIPELINE != 0 && STEPS > 1 ? 1 : 0;
+  localparam int LEVELS = PIPELINE != 0 ? $clog2(SIMD) : 0;
+  wire [ROW_BITS-1:0] fetched_row;
+  wire multiplied, multiplied_first, multiplied_last;
+  mercer_delay #(.BITS(ROW_BITS), .CYCLES(FETCHING)) row_fetched (
+    .clk, .rst, .enable(advance), .value(row), .delayed(fetched_row)
+  );
+  mercer_delay #(.BITS(3), .CYCLES(FETCHING + HOLDING + 1 + LEVELS)) ends (
+    .clk, .rst, .enable(advance), .value({fire, column == '0, last_column}),
+    .delayed({multiplied, multiplied_first, multiplied_last})
+  );
+
   // Operands: the vector comes from the stream for the first rows and from its copy for the others.
-  logic fetched, fetched_first, fetched_last;
-  logic [ROW_BITS-1:0] fetched_row;
-  logic [WORD_BITS-1:0] vector;
-  logic [PE*SIMD*WEIGHT_BITS-1:0] matrix;
+  wire [WORD_BITS-1:0] fetched_vector, vector;
+  wire [PE*SIMD*WEIGHT_BITS-1:0] fetched_matrix, matrix;
   generate
     if (STEPS > 1) begin : folded
       logic [WORD_BITS-1:0] arrived;
-      always_ff @(posedge clk)
-        if (rst) fetched <= 1'b0;
-        else if (advance) begin
-          fetched <= fire;
-          fetched_first <= column == '0;
-          fetched_last <= last_column;
-          fetched_row <= row;
-        end
+      logic [PE*SIMD*WEIGHT_BITS-1:0] word;
+      assign fetched_matrix = word;
       always_ff @(posedge clk)
         if (advance) begin
           arrived <= s_axis_tdata;
-          matrix <= weights[step];
+          word <= weights[step];
         end
       if (ROW_STEPS > 1) begin : again
         logic [WORD_BITS-1:0] copies [0:COLUMN_STEPS-1];
@@ -101,39 +109,48 @@ module mercer_mvu #(
             if (fire && takes) copies[column] <= s_axis_tdata;
             copy <= copies[column];
           end
-        assign vector = fetched_row == '0 ? arrived : copy;
+        assign fetched_vector = fetched_row == '0 ? arrived : copy;
       end else begin : once
-        assign vector = arrived;
+        assign fetched_vector = arrived;
       end
     end else begin : unrolled
-      assign fetched = fire;
-      assign fetched_first = 1'b1;
-      assign fetched_last = 1'b1;
-      assign fetched_row = '0;
-      assign vector = s_axis_tdata;
-      assign matrix = weights[0];
+      assign fetched_vector = s_axis_tdata;
+      assign fetched_matrix = weights[0];
+    end
+  endgenerate
+  mercer_delay #(.BITS(WORD_BITS), .CYCLES(HOLDING)) held_vector (
+    .clk, .rst, .enable(advance), .value(fetched_vector), .delayed(vector)
+  );
+  mercer_delay #(.BITS(PE*SIMD*WEIGHT_BITS), .CYCLES(HOLDING)) held_matrix (
+    .clk, .rst, .enable(advance), .value(fetched_matrix), .delayed(matrix)
+  );
+
+  // The bias comes with the first products; with PIPELINE there is a register behind its memory as well.
+  wire [ROW_BITS-1:0] bias_row;
+  wire [PE*ACC_BITS-1:0] bias;
+  generate
+    if (ROW_STEPS > 1) begin : several_biases
+      logic [PE*ACC_BITS-1:0] word;
+      mercer_delay #(.BITS(ROW_BITS), .CYCLES(HOLDING + LEVELS - PIPELINE)) waiting (
+        .clk, .rst, .enable(advance), .value(fetched_row), .delayed(bias_row)
+      );
+      always_ff @(posedge clk)
+        if (advance) word <= biases[bias_row];
+      mercer_delay #(.BITS(PE*ACC_BITS), .CYCLES(PIPELINE)) held (
+        .clk, .rst, .enable(advance), .value(word), .delayed(bias)
+      );
+    end else begin : one_bias
+      assign bias_row = fetched_row;
+      assign bias = biases[0];
+      wire unused = &{1'b0, bias_row};
     end
   endgenerate
 
   // Products, then their sum onto the bias or onto what the columns before gave.
-  logic multiplied, multiplied_first, multiplied_last;
-  logic [PE*ACC_BITS-1:0] bias;
-  logic summed;
-  always_ff @(posedge clk)
-    if (rst) begin
-      multiplied <= 1'b0;
-      summed <= 1'b0;
-    end else if (advance) begin
-      multiplied <= fetched;
-      summed <= multiplied && multiplied_last;
-    end
-  always_ff @(posedge clk)
-    if (advance) begin
-      multiplied_first <= fetched_first;
-      multiplied_last <= fetched_last;
-      bias <= biases[fetched_row];
-    end
-
+  wire summed;
+  mercer_delay #(.BITS(1), .CYCLES(1)) ending (
+    .clk, .rst, .enable(advance), .value(multiplied && multiplied_last), .delayed(summed)
+  );
   logic [PE*ACC_BITS-1:0] sums;
   generate
     for (genvar lane = 0; lane < PE; lane = lane + 1) begin : lanes
@@ -141,69 +158,47 @@ module mercer_mvu #(
       logic [SIMD*PRODUCT_BITS-1:0] products;
       /* verilator lint_on UNUSEDSIGNAL */
       logic signed [ACC_BITS-1:0] total;
-      integer i;
+      wire signed [ACC_BITS-1:0] onto =
+        multiplied_first ? bias[lane*ACC_BITS +: ACC_BITS] : sums[lane*ACC_BITS +: ACC_BITS];
       always_ff @(posedge clk)
         if (advance)
-          for (i = 0; i < SIMD; i = i + 1)
+          for (int i = 0; i < SIMD; i = i + 1)
             products[i*PRODUCT_BITS +: PRODUCT_BITS] <=
               PRODUCT_BITS'($signed(vector[i*IN_BITS +: IN_BITS])) *
               PRODUCT_BITS'($signed(matrix[(lane*SIMD + i)*WEIGHT_BITS +: WEIGHT_BITS]));
-      integer j;
-      always_comb begin
-        total = multiplied_first ? bias[lane*ACC_BITS +: ACC_BITS] : sums[lane*ACC_BITS +: ACC_BITS];
-        for (j = 0; j < SIMD; j = j + 1)
-          total = total + ACC_BITS'($signed(products[j*PRODUCT_BITS +: PRODUCT_BITS]));
+      if (PIPELINE != 0) begin : two_by_two
+        wire signed [ACC_BITS-1:0] sum;
+        mercer_tree #(.COUNT(SIMD), .IN_BITS(PRODUCT_BITS), .OUT_BITS(ACC_BITS)) tree (
+          .clk, .enable(advance), .terms(products), .sum
+        );
+        assign total = onto + sum;
+      end else begin : at_once
+        always_comb begin
+          total = onto;
+          for (int i = 0; i < SIMD; i = i + 1)
+            total = total + ACC_BITS'($signed(products[i*PRODUCT_BITS +: PRODUCT_BITS]));
+        end
       end
       always_ff @(posedge clk)
         if (advance && multiplied) sums[lane*ACC_BITS +: ACC_BITS] <= total;
     end
-  endgenerate
 
-  generate
     if (SCALE == 0) begin : plain
       assign m_axis_tdata = sums;
       assign m_axis_tvalid = summed;
     end else begin : scaled
-      logic [PE*MULTIPLIER_BITS-1:0] multipliers [0:ROW_STEPS-1];
-      logic [PE*MULTIPLIER_BITS-1:0] multiplier;
-      logic [ROW_BITS-1:0] multiplied_row;
-      logic scaling;
-      initial $readmemh(MULTIPLIERS, multipliers);
-      always_ff @(posedge clk)
-        if (advance) begin
-          multiplied_row <= fetched_row;
-          multiplier <= multipliers[multiplied_row];
-        end
-      always_ff @(posedge clk)
-        if (rst) begin
-          scaling <= 1'b0;
-          m_axis_tvalid <= 1'b0;
-        end else if (advance) begin
-          scaling <= summed;
-          m_axis_tvalid <= scaling;
-        end
-      for (genvar lane = 0; lane < PE; lane = lane + 1) begin : lanes
-        if (SCALE == 1) begin : codes
-          mercer_requantize #(
-            .IN_BITS(ACC_BITS), .MULTIPLIER_BITS(MULTIPLIER_BITS), .SHIFT(SHIFT),
-            .ZERO(ZERO), .LOW(LOW), .HIGH(HIGH), .OUT_BITS(OUT_BITS)
-          ) requantize (
-            .clk, .enable(advance),
-            .value(sums[lane*ACC_BITS +: ACC_BITS]),
-            .multiplier(multiplier[lane*MULTIPLIER_BITS +: MULTIPLIER_BITS]),
-            .code(m_axis_tdata[lane*OUT_BITS +: OUT_BITS])
-          );
-        end else begin : phases
-          mercer_wrap #(
-            .IN_BITS(ACC_BITS), .MULTIPLIER_BITS(MULTIPLIER_BITS), .SHIFT(SHIFT), .PHASE_BITS(OUT_BITS - 1)
-          ) wrap (
-            .clk, .enable(advance),
-            .value(sums[lane*ACC_BITS +: ACC_BITS]),
-            .multiplier(multiplier[lane*MULTIPLIER_BITS +: MULTIPLIER_BITS]),
-            .phase(m_axis_tdata[lane*OUT_BITS +: OUT_BITS])
-          );
-        end
-      end
+      wire [ROW_BITS-1:0] scaled_row;
+      mercer_delay #(.BITS(ROW_BITS), .CYCLES(1)) row_scaled (
+        .clk, .rst, .enable(advance), .value(bias_row), .delayed(scaled_row)
+      );
+      mercer_scaler #(
+        .WORDS(ROW_STEPS), .LANES(PE), .IN_BITS(ACC_BITS), .SCALE(SCALE), .MULTIPLIER_BITS(MULTIPLIER_BITS),
+        .SHIFT(SHIFT), .ZERO(ZERO), .LOW(LOW), .HIGH(HIGH), .OUT_BITS(OUT_BITS), .PIPELINE(PIPELINE),
+        .MULTIPLIERS(MULTIPLIERS)
+      ) scaler (
+        .clk, .rst, .enable(advance), .word(scaled_row), .values(sums), .valid(summed),
+        .codes(m_axis_tdata), .codes_valid(m_axis_tvalid)
+      );
     end
   endgenerate
 endmodule

@@ -1,5 +1,5 @@
 // One number at another scale: ((value*multiplier + 2**(SHIFT-1)) >>> SHIFT) + ZERO, rounded half up, held to LOW..HIGH.
-// A lane without handshake: `code` follows its operands by 2 enabled cycles.
+// A lane without handshake: `code` follows its operands by 2 enabled cycles, 3 with PIPELINE.
 `default_nettype none
 module mercer_requantize #(
   parameter int IN_BITS = 20,
@@ -8,7 +8,8 @@ module mercer_requantize #(
   parameter int ZERO = 0,
   parameter int LOW = -128,
   parameter int HIGH = 127,
-  parameter int OUT_BITS = 8
+  parameter int OUT_BITS = 8,
+  parameter int PIPELINE = 0
 ) (
   input  wire                               clk,
   input  wire                               enable,
@@ -16,21 +17,22 @@ module mercer_requantize #(
   input  wire  signed [MULTIPLIER_BITS-1:0] multiplier,
   output logic signed [OUT_BITS-1:0]        code
 );
-  // Wide enough for the product, for the rounding constant and for every parameter.
+  // Wide enough for the level and for the difference of any two parameters.
   localparam int PRODUCT_BITS = IN_BITS + MULTIPLIER_BITS;
-  localparam int SUM_BITS = (PRODUCT_BITS > SHIFT ? PRODUCT_BITS : SHIFT) + 1;
-  localparam int LEVEL_BITS = (SUM_BITS - SHIFT > 32 ? SUM_BITS - SHIFT : 32) + 1;
+  localparam int LEVEL_BITS = (PRODUCT_BITS - SHIFT > 32 ? PRODUCT_BITS - SHIFT : 32) + 2;
+  localparam signed [LEVEL_BITS-1:0] LEAST = LEVEL_BITS'(LOW) - LEVEL_BITS'(ZERO);
+  localparam signed [LEVEL_BITS-1:0] MOST = LEVEL_BITS'(HIGH) - LEVEL_BITS'(ZERO);
 
-  logic signed [PRODUCT_BITS-1:0] product;
-  wire signed [SUM_BITS-1:0] rounded = SUM_BITS'(product) + (SUM_BITS'(1) <<< (SHIFT - 1));
-  wire signed [LEVEL_BITS-1:0] level = LEVEL_BITS'(rounded >>> SHIFT) + LEVEL_BITS'(ZERO);
+  wire signed [LEVEL_BITS-1:0] level;
+  mercer_product #(
+    .IN_BITS(IN_BITS), .MULTIPLIER_BITS(MULTIPLIER_BITS), .SHIFT(SHIFT), .LEVEL_BITS(LEVEL_BITS), .PIPELINE(PIPELINE)
+  ) scaled (.clk, .enable, .value, .multiplier, .level);
 
   always_ff @(posedge clk)
     if (enable) begin
-      product <= PRODUCT_BITS'(value) * PRODUCT_BITS'(multiplier);
-      if (level < LEVEL_BITS'(LOW)) code <= OUT_BITS'(LOW);
-      else if (level > LEVEL_BITS'(HIGH)) code <= OUT_BITS'(HIGH);
-      else code <= OUT_BITS'(level);
+      if (level < LEAST) code <= OUT_BITS'(LOW);
+      else if (level > MOST) code <= OUT_BITS'(HIGH);
+      else code <= OUT_BITS'(level) + OUT_BITS'(ZERO);
     end
 endmodule
 `default_nettype wire

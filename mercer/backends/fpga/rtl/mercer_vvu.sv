@@ -2,7 +2,8 @@
 // With SCALE the sums leave as codes: 1 requantized, 2 wrapped to a phase; with 0 they leave as they are.
 // WEIGHTS holds a word of LANES weights for each (tap, channels) step, BIASES and MULTIPLIERS one of LANES per channels.
 // Schedule: TAPS * CHANNELS/LANES firings per window, channels first, each takes a word; those of the last tap issue one.
-// LATENCY 2, +1 when there is more than one step, +2 with SCALE.
+// LATENCY 2, +1 when there is more than one step, +2 with SCALE. PIPELINE adds 1 behind the memory when there is more than
+// one step, and 1 with SCALE.
 `default_nettype none
 module mercer_vvu #(
   parameter int CHANNELS = 4,
@@ -18,6 +19,7 @@ module mercer_vvu #(
   parameter int LOW = -128,
   parameter int HIGH = 127,
   parameter int OUT_BITS = 20,
+  parameter int PIPELINE = 0,
   parameter WEIGHTS = "",
   parameter BIASES = "",
   parameter MULTIPLIERS = ""
@@ -27,8 +29,8 @@ module mercer_vvu #(
   input  wire  [LANES*IN_BITS-1:0] s_axis_tdata,
   input  wire                      s_axis_tvalid,
   output logic                     s_axis_tready,
-  output logic [LANES*OUT_BITS-1:0] m_axis_tdata,
-  output logic                     m_axis_tvalid,
+  output wire  [LANES*OUT_BITS-1:0] m_axis_tdata,
+  output wire                      m_axis_tvalid,
   input  wire                      m_axis_tready
 );
   localparam int BLOCKS = CHANNELS/LANES;
@@ -69,54 +71,65 @@ module mercer_vvu #(
       step <= last_block && last_tap ? '0 : step + 1'b1;
     end
 
+  // What goes along with a firing: its block of channels, and whether it is of the first or the last tap.
+  localparam int FETCHING = STEPS > 1 ? 1 : 0;
+  localparam int HOLDING = PIPELINE != 0 && STEPS > 1 ? 1 : 0;
+  wire [BLOCK_BITS-1:0] fetched_block, multiplied_block;
+  wire multiplied, multiplied_first, multiplied_last;
+  mercer_delay #(.BITS(BLOCK_BITS), .CYCLES(FETCHING)) block_fetched (
+    .clk, .rst, .enable(advance), .value(block), .delayed(fetched_block)
+  );
+  mercer_delay #(.BITS(BLOCK_BITS), .CYCLES(HOLDING + 1)) block_multiplied (
+    .clk, .rst, .enable(advance), .value(fetched_block), .delayed(multiplied_block)
+  );
+  mercer_delay #(.BITS(3), .CYCLES(FETCHING + HOLDING + 1)) ends (
+    .clk, .rst, .enable(advance), .value({fire, first_tap, last_tap}),
+    .delayed({multiplied, multiplied_first, multiplied_last})
+  );
+
   // Operands.
-  logic fetched, fetched_first, fetched_last;
-  logic [BLOCK_BITS-1:0] fetched_block;
-  logic [LANES*IN_BITS-1:0] vector;
-  logic [LANES*WEIGHT_BITS-1:0] column;
+  wire [LANES*IN_BITS-1:0] fetched_vector, vector;
+  wire [LANES*WEIGHT_BITS-1:0] fetched_column, column;
   generate
     if (STEPS > 1) begin : folded
+      logic [LANES*WEIGHT_BITS-1:0] word;
+      assign fetched_column = word;
       always_ff @(posedge clk)
-        if (rst) fetched <= 1'b0;
-        else if (advance) fetched <= fire;
-      always_ff @(posedge clk)
-        if (advance) begin
-          fetched_first <= first_tap;
-          fetched_last <= last_tap;
-          fetched_block <= block;
-          vector <= s_axis_tdata;
-          column <= weights[step];
-        end
+        if (advance) word <= weights[step];
     end else begin : unrolled
-      assign fetched = fire;
-      assign fetched_first = first_tap;
-      assign fetched_last = last_tap;
-      assign fetched_block = block;
-      assign vector = s_axis_tdata;
-      assign column = weights[0];
+      assign fetched_column = weights[0];
+    end
+  endgenerate
+  mercer_delay #(.BITS(LANES*IN_BITS), .CYCLES(FETCHING)) arrived (
+    .clk, .rst, .enable(advance), .value(s_axis_tdata), .delayed(fetched_vector)
+  );
+  mercer_delay #(.BITS(LANES*IN_BITS), .CYCLES(HOLDING)) held_vector (
+    .clk, .rst, .enable(advance), .value(fetched_vector), .delayed(vector)
+  );
+  mercer_delay #(.BITS(LANES*WEIGHT_BITS), .CYCLES(HOLDING)) held_column (
+    .clk, .rst, .enable(advance), .value(fetched_column), .delayed(column)
+  );
+
+  // The bias comes with the products of the first tap; with PIPELINE there is a register behind its memory as well.
+  wire [LANES*ACC_BITS-1:0] bias;
+  generate
+    if (BLOCKS > 1) begin : several_biases
+      logic [LANES*ACC_BITS-1:0] word;
+      always_ff @(posedge clk)
+        if (advance) word <= biases[fetched_block];
+      mercer_delay #(.BITS(LANES*ACC_BITS), .CYCLES(HOLDING)) held (
+        .clk, .rst, .enable(advance), .value(word), .delayed(bias)
+      );
+    end else begin : one_bias
+      assign bias = biases[0];
     end
   endgenerate
 
   // Products, then the running sum of every channel.
-  logic multiplied, multiplied_first, multiplied_last, summed;
-  logic [BLOCK_BITS-1:0] multiplied_block;
-  logic [LANES*ACC_BITS-1:0] bias;
-  always_ff @(posedge clk)
-    if (rst) begin
-      multiplied <= 1'b0;
-      summed <= 1'b0;
-    end else if (advance) begin
-      multiplied <= fetched;
-      summed <= multiplied && multiplied_last;
-    end
-  always_ff @(posedge clk)
-    if (advance) begin
-      multiplied_first <= fetched_first;
-      multiplied_last <= fetched_last;
-      multiplied_block <= fetched_block;
-      bias <= biases[fetched_block];
-    end
-
+  wire summed;
+  mercer_delay #(.BITS(1), .CYCLES(1)) ending (
+    .clk, .rst, .enable(advance), .value(multiplied && multiplied_last), .delayed(summed)
+  );
   logic [LANES*ACC_BITS-1:0] partial [0:BLOCKS-1];
   logic [LANES*ACC_BITS-1:0] carried, totals, sums;
   assign carried = multiplied_first ? bias : partial[multiplied_block];
@@ -143,42 +156,18 @@ module mercer_vvu #(
       assign m_axis_tdata = sums;
       assign m_axis_tvalid = summed;
     end else begin : scaled
-      logic [LANES*MULTIPLIER_BITS-1:0] multipliers [0:BLOCKS-1];
-      logic [LANES*MULTIPLIER_BITS-1:0] multiplier;
-      logic scaling;
-      initial $readmemh(MULTIPLIERS, multipliers);
-      always_ff @(posedge clk)
-        if (advance) multiplier <= multipliers[multiplied_block];
-      always_ff @(posedge clk)
-        if (rst) begin
-          scaling <= 1'b0;
-          m_axis_tvalid <= 1'b0;
-        end else if (advance) begin
-          scaling <= summed;
-          m_axis_tvalid <= scaling;
-        end
-      for (genvar lane = 0; lane < LANES; lane = lane + 1) begin : lanes
-        if (SCALE == 1) begin : codes
-          mercer_requantize #(
-            .IN_BITS(ACC_BITS), .MULTIPLIER_BITS(MULTIPLIER_BITS), .SHIFT(SHIFT),
-            .ZERO(ZERO), .LOW(LOW), .HIGH(HIGH), .OUT_BITS(OUT_BITS)
-          ) requantize (
-            .clk, .enable(advance),
-            .value(sums[lane*ACC_BITS +: ACC_BITS]),
-            .multiplier(multiplier[lane*MULTIPLIER_BITS +: MULTIPLIER_BITS]),
-            .code(m_axis_tdata[lane*OUT_BITS +: OUT_BITS])
-          );
-        end else begin : phases
-          mercer_wrap #(
-            .IN_BITS(ACC_BITS), .MULTIPLIER_BITS(MULTIPLIER_BITS), .SHIFT(SHIFT), .PHASE_BITS(OUT_BITS - 1)
-          ) wrap (
-            .clk, .enable(advance),
-            .value(sums[lane*ACC_BITS +: ACC_BITS]),
-            .multiplier(multiplier[lane*MULTIPLIER_BITS +: MULTIPLIER_BITS]),
-            .phase(m_axis_tdata[lane*OUT_BITS +: OUT_BITS])
-          );
-        end
-      end
+      wire [BLOCK_BITS-1:0] scaled_block;
+      mercer_delay #(.BITS(BLOCK_BITS), .CYCLES(1)) block_scaled (
+        .clk, .rst, .enable(advance), .value(fetched_block), .delayed(scaled_block)
+      );
+      mercer_scaler #(
+        .WORDS(BLOCKS), .LANES(LANES), .IN_BITS(ACC_BITS), .SCALE(SCALE), .MULTIPLIER_BITS(MULTIPLIER_BITS),
+        .SHIFT(SHIFT), .ZERO(ZERO), .LOW(LOW), .HIGH(HIGH), .OUT_BITS(OUT_BITS), .PIPELINE(PIPELINE),
+        .MULTIPLIERS(MULTIPLIERS)
+      ) scaler (
+        .clk, .rst, .enable(advance), .word(scaled_block), .values(sums), .valid(summed),
+        .codes(m_axis_tdata), .codes_valid(m_axis_tvalid)
+      );
     end
   endgenerate
 endmodule

@@ -1,11 +1,12 @@
 // Phase of a periodic function: ((value*multiplier + 2**(SHIFT-1)) >>> SHIFT) modulo 2**PHASE_BITS, rounded half up.
-// A lane without handshake: `phase`, never negative, follows its operands by 2 enabled cycles.
+// A lane without handshake: `phase`, never negative, follows its operands by 2 enabled cycles, 3 with PIPELINE.
 `default_nettype none
 module mercer_wrap #(
   parameter int IN_BITS = 20,
   parameter int MULTIPLIER_BITS = 16,
   parameter int SHIFT = 16,
-  parameter int PHASE_BITS = 8
+  parameter int PHASE_BITS = 8,
+  parameter int PIPELINE = 0
 ) (
   input  wire                               clk,
   input  wire                               enable,
@@ -13,16 +14,12 @@ module mercer_wrap #(
   input  wire  signed [MULTIPLIER_BITS-1:0] multiplier,
   output logic signed [PHASE_BITS:0]        phase
 );
-  localparam int PRODUCT_BITS = IN_BITS + MULTIPLIER_BITS;
-  localparam int SUM_BITS = (PRODUCT_BITS > SHIFT + PHASE_BITS ? PRODUCT_BITS : SHIFT + PHASE_BITS) + 1;
-
-  logic signed [PRODUCT_BITS-1:0] product;
-  wire signed [SUM_BITS-1:0] rounded = SUM_BITS'(product) + (SUM_BITS'(1) <<< (SHIFT - 1));
+  wire signed [PHASE_BITS-1:0] level;
+  mercer_product #(
+    .IN_BITS(IN_BITS), .MULTIPLIER_BITS(MULTIPLIER_BITS), .SHIFT(SHIFT), .LEVEL_BITS(PHASE_BITS), .PIPELINE(PIPELINE)
+  ) scaled (.clk, .enable, .value, .multiplier, .level);
 
   always_ff @(posedge clk)
-    if (enable) begin
-      product <= PRODUCT_BITS'(value) * PRODUCT_BITS'(multiplier);
-      phase <= {1'b0, PHASE_BITS'(rounded >>> SHIFT)};
-    end
+    if (enable) phase <= {1'b0, level};
 endmodule
 `default_nettype wire
