@@ -301,9 +301,9 @@ def test_nan_passes_through_max_min_and_relu() -> None:
 
 
 def test_equal_nests_share_a_function() -> None:
-    statements = [nest("a", axes(n="N", k=8), call("exp", read("x", "n", "k")), "exp")]
-    statements.append(nest("b", axes(n="N", k=8), call("exp", read("a", "n", "k")), "exp"))
-    binary = check(program({"x": tensor("N", 8)}, {}, statements, "b"), {"x": (-1, 8)})
+    statements = [nest("a", axes(n=8, k="N"), call("exp", read("x", "n", "k")), "exp")]
+    statements.append(nest("b", axes(n=8, k="N"), call("exp", read("a", "n", "k")), "exp"))
+    binary = check(program({"x": tensor(8, "N")}, {}, statements, "b"), {"x": (8, -1)})
     assert [step.function for step in binary.compiled.steps] == ["exp", "exp"]
 
 

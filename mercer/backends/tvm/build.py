@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,22 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
-from mercer.backends.tvm import cuda, function, primitives
+from mercer.backends.tvm import cuda, function, primitives, row_tiles
 from mercer.backends.tvm.complex_pairs import split
 from mercer.backends.tvm.fft import with_tables
 from mercer.backends.tvm.fft_nests import expanded
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
+from mercer.backends.tvm.rows import Rows, grouped
 from mercer.backends.tvm.sampled import with_samples
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
-from mercer.backends.tvm.schedules.common import Problem, Schedule
+from mercer.backends.tvm.schedules.common import Problem
 from mercer.backends.tvm.target import Target, require_tools
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Expr, Read, rebuild
+from mercer.ir.index import Axis, Expr, Read, reads, rebuild
 from mercer.ir.integers import Dim, IntExpr
-from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement
+from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement, defined
 from mercer.ir.types import Array, Data, TensorType
 
 ENTRY = "main"
@@ -87,6 +88,7 @@ class _Call:
     detail: str
     origins: tuple[Origin, ...]
     content: Any
+    parts: tuple[str, ...] = ()
 
     @property
     def types(self) -> list[TensorType]:
@@ -104,7 +106,8 @@ def compile_nests(nests: Nests, target: Target) -> Compiled:
 
 def families(nests: Nests, target: Target) -> tuple[str, ...]:
     """How a program would be computed, in order: the families of its schedules and the names of its primitives."""
-    return tuple(call.family for call in _planned(nests, target).calls if isinstance(call, _Call))
+    calls = [call for call in _planned(nests, target).calls if isinstance(call, _Call)]
+    return tuple(family for call in calls for family in call.parts or (call.family,))
 
 
 def _planned(nests: Nests, target: Target) -> _Plan:
@@ -113,8 +116,17 @@ def _planned(nests: Nests, target: Target) -> _Plan:
     else:
         nests = with_samples(with_tables(split(nests, target.lanes), target), target)
     plan = _Plan(nests, target)
-    for statement in plan.outputs_computed(nests):
-        plan.add(statement)
+    statements = plan.outputs_computed(nests)
+    if target.is_cuda:
+        for statement in statements:
+            plan.add(statement)
+        return plan
+    units, alone = grouped(statements, plan.outputs, plan.types)
+    for unit in units:
+        if isinstance(unit, Rows):
+            plan.add_rows(unit)
+        else:
+            plan.add(unit, alone.get(defined(unit)[0].name, ""))
     return plan
 
 
@@ -147,7 +159,8 @@ class _Plan:
             self.outputs.append(name)
         return statements
 
-    def add(self, statement: Statement) -> None:
+    def add(self, statement: Statement, alone: str = "") -> None:
+        """`alone` is why a nest was not grouped with what reads it."""
         if isinstance(statement, Primitive):
             self._add_primitive(statement)
             return
@@ -162,10 +175,27 @@ class _Plan:
                 self.add(nest)
         operands = function.operands(schedule, self.types)
         result = Operand(statement.target, statement.type)
-        content = _content(schedule, operands, statement.type)
-        self.calls.append(
-            _Call(schedule, operands, (result,), schedule.family, schedule.detail, statement.origins, content)
-        )
+        name = schedule.nest.target
+        content = schedule.family, schedule.detail, _content((schedule.nest,), operands, (name,)), statement.type
+        detail = f"{schedule.detail}; by itself: {alone}" if alone else schedule.detail
+        self.calls.append(_Call(schedule, operands, (result,), schedule.family, detail, statement.origins, content))
+
+    def add_rows(self, group: Rows) -> None:
+        """A tile of rows at a time through all nests of the group."""
+        work = row_tiles.plan(group, self.types, self.constants, self.target, choose)
+        self.constants |= {constant.name: constant for constant in work.constants}
+        self.types |= {constant.name: constant.type for constant in work.constants}
+        for nest in work.before:
+            if nest.target not in self.types:
+                self.types[nest.target] = nest.type
+                self.add(nest)
+        own = set(work.inside)
+        names = dict.fromkeys(read.tensor for nest in work.nests for read in reads(nest.body) if read.tensor not in own)
+        operands = tuple(Operand(name, self.types[name]) for name in names)
+        results = tuple(Operand(m.target, m.type) for m in group.members if m.target not in group.inner)
+        origins = tuple(dict.fromkeys(origin for member in group.members for origin in member.origins))
+        content = work.detail, _content(work.nests, operands, work.inside), tuple(result.type for result in results)
+        self.calls.append(_Call(work, operands, results, "rows", work.detail, origins, content, work.families))
 
     def _add_primitive(self, statement: Primitive) -> None:
         if statement.name == "reshape":
@@ -284,7 +314,7 @@ class _Functions:
             self.declared[name] = builder.add_func(self.entries[name], name)
         return self.declared[name]
 
-    def _name(self, origins: Iterable[Origin]) -> str:
+    def _name(self, origins: Sequence[Origin]) -> str:
         operators = list(dict.fromkeys(re.sub(r"\W", "_", origin.operator) for origin in origins))[:4]
         base = "_".join(operators) or "nest"
         taken = set(self.by_content.values()) | {ENTRY}
@@ -292,9 +322,10 @@ class _Functions:
         return next(name for name in names if name not in taken)
 
 
-def _content(schedule: Schedule, operands: Iterable[Operand], output: TensorType) -> Any:
-    """Equal for schedules that compute the same of operands of the same types."""
+def _content(nests: Sequence[Nest], operands: Sequence[Operand], inside: Sequence[str]) -> Any:
+    """Equal for nests that compute the same of operands of the same types; `inside` are all other tensors in them."""
     names = {operand.name: f"p{i}" for i, operand in enumerate(operands)}
+    names |= {name: f"t{i}" for i, name in enumerate(inside)}
 
     def renamed(expr: Expr) -> Expr:
         if expr not in done:
@@ -303,9 +334,8 @@ def _content(schedule: Schedule, operands: Iterable[Operand], output: TensorType
         return done[expr]
 
     done: dict[Expr, Expr] = {}
-    nest = schedule.nest
     types = tuple(operand.type for operand in operands)
-    return schedule.family, schedule.detail, nest.axes, renamed(nest.body), types, output
+    return types, tuple((names[nest.target], nest.axes, renamed(nest.body)) for nest in nests)
 
 
 def _what(statement: Primitive, types: dict[str, TensorType]) -> Any:

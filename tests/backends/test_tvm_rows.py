@@ -1,0 +1,213 @@
+"""Groups of nests through which rows go a tile at a time, against the NumPy reference."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mercer.ir.index import Expr, Reducer, call
+from mercer.ir.nests import Nest, Nests
+from mercer.ir.types import Array, DType
+from tests.backends.tvm_programs import (
+    Binary,
+    assert_agrees,
+    axes,
+    build,
+    generator,
+    mul,
+    nest,
+    normal,
+    number,
+    program,
+    read,
+    tensor,
+    total,
+)
+
+BATCHES = (0, 1, 5, 23, 24, 97, 200)
+LEVELS = ("cpu", "cpu:generic")
+
+
+def check(nests: Nests, shapes: dict[str, tuple[int, ...]], target: str = "cpu", tolerance: float = 1e-5) -> Binary:
+    """Build and compare; -1 in a shape is the batch."""
+    binary = build(nests, target)
+    for batch in BATCHES if any(-1 in shape for shape in shapes.values()) else (1,):
+        inputs = {k: normal(*(batch if n == -1 else n for n in shape)) for k, shape in shapes.items()}
+        assert_agrees(binary, inputs, tolerance)
+    return binary
+
+
+def dense(target: str, source: str, rows: int | str, inputs: int, outputs: int, function: str | None = "sin") -> Nest:
+    product: Expr = total(mul(read(source, "n", "k"), read(f"w{target}", "m", "k")), k=inputs)
+    body = product if function is None else call(function, product)
+    return nest(target, axes(n=rows, m=outputs), body, "dense")
+
+
+def layers(rows: int | str, *widths: int) -> Nests:
+    """x through one layer after the other."""
+    steps = list(itertools.pairwise(widths))
+    names = ["x", *(f"h{k}" for k in range(len(steps)))]
+    statements = [dense(names[k + 1], names[k], rows, a, b) for k, (a, b) in enumerate(steps)]
+    weights = {f"w{names[k + 1]}": normal(b, a) / np.float32(np.sqrt(a)) for k, (a, b) in enumerate(steps)}
+    return program({"x": tensor(rows, widths[0])}, weights, statements, names[-1])
+
+
+@pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize("widths", [(3, 32, 32, 1), (40, 64, 10), (7, 13, 5, 2)])
+def test_layers_of_a_symbolic_number_of_rows(target: str, widths: tuple[int, ...]) -> None:
+    binary = check(layers("N", *widths), {"x": (-1, widths[0])}, target)
+    assert binary.families == ["rows"]
+
+
+@pytest.mark.parametrize("rows", [16, 100, 257, 1000])
+def test_layers_of_a_known_number_of_rows(rows: int) -> None:
+    binary = check(layers(rows, 20, 48, 48, 3), {"x": (rows, 20)})
+    assert binary.families == ["rows"]
+
+
+@pytest.mark.parametrize("rows", [512, "N"])
+@pytest.mark.parametrize("centers", [64, 1024, 1000])
+def test_kernel_machine(rows: int | str, centers: int) -> None:
+    distance = total(
+        mul(
+            call("sub", read("x", "n", "k"), read("z", "m", "k")),
+            call("sub", read("x", "n", "k"), read("z", "m", "k")),
+        ),
+        k=20,
+    )
+    statements = [
+        nest("g", axes(n=rows, m=centers), call("exp", mul(number(-0.05), distance))),
+        nest("y", axes(n=rows, o=7), total(mul(read("w", "o", "m"), read("g", "n", "m")), m=centers)),
+    ]
+    weights = {"z": normal(centers, 20), "w": normal(7, centers)}
+    nests = program({"x": tensor(rows, 20)}, weights, statements, "y")
+    binary = check(nests, {"x": (-1 if rows == "N" else 512, 20)})
+    assert binary.families == ["rows"]
+    assert ("128 of 1024 elements" in binary.compiled.steps[0].detail) == (centers == 1024)
+
+
+@pytest.mark.parametrize("reducer", [Reducer.SUM, Reducer.MAX, Reducer.MIN, Reducer.PROD])
+def test_long_rows_are_reduced_in_chunks(reducer: Reducer) -> None:
+    """Two results of one row that is never stored; the smaller rows before and after it are."""
+    scale = mul(number(0.001), call("tanh", mul(read("h", "n"), read("a", "m"))))
+    statements = [
+        nest("h", axes(n="N"), total(read("x", "n", "k"), k=9)),
+        nest("g", axes(n="N", m=640), call("add", number(1.0), scale)),
+        nest("y", axes(n="N"), mul(number(0.5), total(read("g", "n", "m"), reducer, m=640))),
+        nest("t", axes(n="N", o=3), total(mul(read("g", "n", "m"), read("w", "o", "m")), m=640)),
+        nest("z", axes(n="N", o=3), mul(read("t", "n", "o"), read("y", "n"))),
+    ]
+    nests = program({"x": tensor("N", 9)}, {"a": normal(640), "w": normal(3, 640)}, statements, "z", "y")
+    binary = check(nests, {"x": (-1, 9)}, tolerance=1e-4)
+    assert "128 of 640 elements at a time" in binary.compiled.steps[0].detail
+
+
+def test_a_long_row_that_is_read_twice_is_stored() -> None:
+    """A softmax needs the largest element before it can sum; only the exponentials are made in chunks."""
+    statements = [
+        nest("s", axes(n="N", m=512), mul(read("x", "n"), read("a", "m"))),
+        nest("top", axes(n="N"), total(read("s", "n", "m"), Reducer.MAX, m=512)),
+        nest("e", axes(n="N", m=512), call("exp", call("sub", read("s", "n", "m"), read("top", "n")))),
+        nest("y", axes(n="N"), total(mul(read("e", "n", "m"), read("a", "m")), m=512)),
+    ]
+    nests = program({"x": tensor("N")}, {"a": normal(512)}, statements, "y")
+    binary = check(nests, {"x": (-1,)})
+    assert binary.families == ["rows"]
+    assert "128 of 512 elements at a time" in binary.compiled.steps[0].detail
+
+
+def test_softmax_of_products_with_keys() -> None:
+    score = total(mul(read("q", "h", "n", "d"), read("k", "h", "l", "d")), d=16)
+    exponent = call("exp", call("sub", read("s", "h", "n", "l"), read("top", "h", "n")))
+    weighted = total(mul(read("e", "h", "n", "l"), read("v", "h", "l", "d")), l=60)
+    statements = [
+        nest("s", axes(h=3, n="N", l=60), score),
+        nest("top", axes(h=3, n="N"), total(read("s", "h", "n", "l"), Reducer.MAX, l=60)),
+        nest("e", axes(h=3, n="N", l=60), exponent),
+        nest("z", axes(h=3, n="N"), total(read("e", "h", "n", "l"), l=60)),
+        nest("y", axes(h=3, n="N", d=24), call("div", weighted, read("z", "h", "n"))),
+    ]
+    inputs = {"q": tensor(3, "N", 16), "k": tensor(3, 60, 16), "v": tensor(3, 60, 24)}
+    nests = program(inputs, {}, statements, "y")
+    binary = check(nests, {"q": (3, -1, 16), "k": (3, 60, 16), "v": (3, 60, 24)})
+    assert "rows" in binary.families
+
+
+def test_two_outputs_and_a_residual() -> None:
+    statements = [
+        dense("h", "x", "N", 24, 32),
+        dense("y", "h", "N", 32, 24, None),
+        nest("z", axes(n="N", m=24), call("add", read("x", "n", "m"), read("y", "n", "m"))),
+    ]
+    weights = {"wh": normal(32, 24), "wy": normal(24, 32)}
+    nests = program({"x": tensor("N", 24)}, weights, statements, "h", "z", "y")
+    assert check(nests, {"x": (-1, 24)}, tolerance=3e-5).families == ["rows"]
+
+
+def test_a_value_that_other_rows_read_ends_the_group() -> None:
+    """The sum over all rows reads what the first group stores."""
+    statements = [
+        dense("a", "x", "N", 12, 16),
+        dense("b", "a", "N", 16, 16),
+        nest("c", axes(m=16), mul(number(0.01), total(read("b", "n", "m"), n="N"))),
+        nest("d", axes(n="N", m=16), mul(read("b", "n", "m"), read("c", "m"))),
+        dense("e", "d", "N", 16, 4),
+    ]
+    weights = {"wa": normal(16, 12), "wb": normal(16, 16), "we": normal(4, 16)}
+    binary = check(program({"x": tensor("N", 12)}, weights, statements, "e"), {"x": (-1, 12)}, tolerance=3e-5)
+    assert [f == "rows" for f in binary.families] == [True, False, True]
+
+
+def test_windows_and_few_rows_stay_alone() -> None:
+    few = check(layers(8, 20, 48, 3), {"x": (8, 20)})
+    assert "rows" not in few.families
+    assert "8 rows are too few" in few.compiled.steps[0].detail
+    window = total(read("h0", "n", "m", pad=0.0), m=4)
+    statements = [dense("h0", "x", "N", 12, 4), nest("y", axes(n="N"), window)]
+    padded = check(program({"x": tensor("N", 12)}, {"wh0": normal(4, 12)}, statements, "y"), {"x": (-1, 12)})
+    assert "rows" not in padded.families
+    assert "windows" in padded.compiled.steps[0].detail
+
+
+def small(*shape: int) -> Array:
+    return generator().integers(-50, 50, shape).astype(np.int8)
+
+
+def test_integers_keep_their_bits() -> None:
+    def product(target: str, source: str, inputs: int, outputs: int) -> Nest:
+        def wide(e: Expr) -> Expr:
+            return call("cast", e, dtype=DType.I32)
+
+        left, right = (wide(read(source, "n", "k", dtype=DType.I8)), wide(read(f"w{target}", "m", "k", dtype=DType.I8)))
+        low, high = number(-127, DType.I32), number(127, DType.I32)
+        scaled = call("max", call("min", total(mul(left, right), k=inputs), high), low)
+        return nest(target, axes(n="N", m=outputs), call("cast", scaled, dtype=DType.I8))
+
+    statements = [product("a", "x", 12, 40), product("b", "a", 40, 10)]
+    nests = program({"x": tensor("N", 12, dtype=DType.I8)}, {"wa": small(40, 12), "wb": small(10, 40)}, statements, "b")
+    binary = build(nests)
+    assert binary.families == ["rows"]
+    for batch in BATCHES:
+        assert_agrees(binary, {"x": small(batch, 12)})
+
+
+def test_one_step_names_every_origin() -> None:
+    (step,) = build(layers("N", 8, 16, 4)).compiled.steps
+    assert [origin.node for origin in step.origins] == ["h0", "h1"]
+    assert "rows at a time" in step.detail
+
+
+def test_equal_groups_share_a_function() -> None:
+    def block(number: int, source: str) -> list[Nest]:
+        return [dense(f"a{number}", source, "N", 8, 16), dense(f"b{number}", f"a{number}", "N", 16, 8)]
+
+    sums = nest("s", axes(m=8), total(read("b0", "n", "m"), n="N"))
+    shifted = nest("c", axes(n="N", m=8), call("add", read("b0", "n", "m"), read("s", "m")))
+    weights = {"wa0": normal(16, 8), "wb0": normal(8, 16), "wa1": normal(16, 8), "wb1": normal(8, 16)}
+    reader = nest("t", axes(m=8), total(read("c", "n", "m"), n="N"))
+    statements = [*block(0, "x"), sums, shifted, reader, *block(1, "x"), nest("u", axes(m=8), read("t", "m"))]
+    binary = check(program({"x": tensor("N", 8)}, weights, statements, "u", "b1", "b0"), {"x": (-1, 8)}, tolerance=3e-5)
+    groups = [step.function for step in binary.compiled.steps if step.family == "rows"]
+    assert len(groups) == 2 and len(set(groups)) == 1
