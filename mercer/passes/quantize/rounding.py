@@ -12,7 +12,8 @@ from mercer.ir.library import Library
 from mercer.passes.factorize.approximation import compute
 from mercer.passes.factorize.contractions import geometry_of
 from mercer.passes.factorize.convolutions import Geometry
-from mercer.passes.quantize.code_books import Levels, code_books, nearest_level
+from mercer.passes.quantize.code_books import Levels, code_books, in_pairs, nearest_level
+from mercer.passes.quantize.pair_rounding import SWEEPS, fitted, paired
 from mercer.passes.quantize.ranges import Codes, Matrix, best_scales, largest_levels, weight_codes
 from mercer.passes.quantize.translation import Coded, Options, Translation
 
@@ -30,7 +31,6 @@ _FAN_IN = 5120
 _DAMPING = 0.01
 """Added to the second moments, as part of their mean (Frantar et al. 2023, 4.1)."""
 _BLOCK = 64
-_SWEEPS = 2
 _WORK = 1 << 29
 """Products that one scale may take, if others are to be tried; else it is the best one for the nearest codes."""
 _PARTS = np.linspace(1.0, 0.3, 15)
@@ -66,8 +66,11 @@ def rounded(options: Options, weight: Matrix, rows: Matrix, shared: bool = False
         flat = weight.reshape(-1, weight.shape[2])
         codes, scales = weight_codes(flat, options.weights, None if shared else 0, options.codes)
         return codes.reshape(weight.shape), scales
-    books = code_books(options.codes, options.weights)
-    codes, scales = compensated(weight, moments(rows, options.bias_correction), books, shared)
+    hessian = moments(rows, options.bias_correction)
+    if in_pairs(options.codes, options.weights, weight.shape[2]):
+        codes, scales = paired(weight, hessian, options.weights, shared)
+    else:
+        codes, scales = compensated(weight, hessian, code_books(options.codes, options.weights), shared)
     return codes, scales.reshape(-1)[: 1 if shared else None]
 
 
@@ -178,8 +181,8 @@ def compensated(weight: Matrix, hessian: Matrix, books: Sequence[Levels], shared
     upper = upper / np.diagonal(upper, axis1=1, axis2=2)[:, :, None]
     found = [_searched(weight, hessian, upper, levels, shared) for levels in books]
     scales, codes, _, levels = min(found, key=lambda each: each[2])
-    for _ in range(_SWEEPS):
-        scales = _fitted(weight, codes, scales, hessian, shared)
+    for _ in range(SWEEPS):
+        scales = fitted(weight, codes, scales, hessian, shared)
         codes = _improved(weight, codes, scales, hessian, levels)
     return np.take_along_axis(codes, back[:, None, :], 2).astype(np.int8), scales
 
@@ -228,15 +231,6 @@ def _planes(weight: Matrix, scales: Matrix, upper: Matrix, levels: Levels) -> Ma
             codes[:, :, j] = nearest_level(target / scales[:, :, 0], levels)
             error[:, :, j] = weight[:, :, j] - codes[:, :, j] * scales[:, :, 0]
     return codes
-
-
-def _fitted(weight: Matrix, codes: Matrix, scales: Matrix, hessian: Matrix, shared: bool) -> Matrix:
-    """The scales that lose least with these codes; a row without any keeps its own."""
-    weighed = codes @ hessian
-    above, below = ((weighed * each).sum(axis=2, keepdims=True) for each in (weight, codes))
-    if shared:
-        above, below = (np.broadcast_to(each.sum(), scales.shape) for each in (above, below))
-    return np.where((below > 0.0) & (above > 0.0), above / np.where(below > 0.0, below, 1.0), scales)
 
 
 def _improved(weight: Matrix, codes: Matrix, scales: Matrix, hessian: Matrix, levels: Levels) -> Matrix:
