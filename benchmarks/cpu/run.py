@@ -17,6 +17,9 @@ from benchmarks.cpu.workload import FFT, Workload
 FAR = 3.0
 """A system that takes so much longer than the best one is called in FEW rounds."""
 FEW = 2
+LONG = 6.0
+"""Seconds of timing after which a system has been called in enough rounds, if there were SOME."""
+SOME = 3
 KEEPS_CORES = {"openvino"}
 """Systems whose threads go back to the cores on which they were made."""
 READS_ONNX = {"ort", "openvino", "iree"}
@@ -144,7 +147,8 @@ def _time(row: Row, settings: Settings, running: dict[str, Process]) -> None:
     for number in range(settings.rounds):
         with held(settings.lock):
             for peer in list(running):
-                if number >= FEW and estimates[peer] > far:
+                slow = number >= FEW and estimates[peer] > far
+                if slow or (number >= SOME and sum(samples[peer]) > LONG):
                     continue
                 answer = _ask(row, running, peer, {"do": "time", "seconds": settings.block}, settings.limit)
                 samples[peer] += answer["times"] if answer else []

@@ -28,7 +28,7 @@ def _conv(size: int, c: int, out: int, k: int, stride: int = 1, batch: int = 1) 
         forms={"plain": plain},
         images=True,
         bar=0.97,
-        quick=batch == 1 and c == 64,
+        quick=batch == 1 and c == 64 and k == 3,
     )
 
 

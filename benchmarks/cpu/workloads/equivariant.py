@@ -131,7 +131,6 @@ model Net(x: {x}, z: f32[{EDGES}, {SIZE}]) -> {x} {{
         forms={"paths": _by_paths, "second": _by_second},
         values=lambda: {"coefficient": coefficients()},
         flops=EDGES * (CHANNELS * each + tables),
-        quick=True,
     )
 
 

@@ -83,7 +83,6 @@ def _rff() -> Workload:
         forms={"plain": plain},
         flops=2.0 * points * features * (d + 10),
         bar=2.0,
-        quick=True,
     )
 
 

@@ -104,7 +104,6 @@ model Net(x: f32[{batch}, {SIZE}, {SIZE}, {C}]) -> f32[{batch}, {SIZE}, {SIZE}, 
         forms={"plain": plain},
         flops=2.0 * batch * SIZE * SIZE * C * (27 * groups + 2 * C + 9 * 5),
         bar=2.5,
-        quick=batch == 1,
     )
 
 
@@ -191,7 +190,6 @@ def _grid_sample(batch: int) -> Workload:
         forms={"plain": plain},
         images=True,
         flops=2.0 * batch * SIZE * SIZE * C * 4,
-        quick=batch == 1,
     )
 
 

@@ -68,6 +68,5 @@ model Net(q: {SHAPE}, k: {SHAPE}, v: {SHAPE}) -> {SHAPE} {{ return neighbourhood
         forms={"gathered": _gathered, "dense": _dense},
         derived=_mask,
         flops=4.0 * HEADS * SIDE**2 * WINDOW**2 * WIDTH,
-        quick=True,
     ),
 )

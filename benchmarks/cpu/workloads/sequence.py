@@ -126,7 +126,7 @@ def _linear_attention(name: str, title: str, source: str, causal: bool) -> Workl
         onnx=_linear_attention_onnx if causal else None,
         flops=4.0 * HEADS * LENGTH * D * (D + 1),
         bar=2.5,
-        quick=name != "linear-attention-masked",
+        quick=name == "linear-attention-causal",
     )
 
 

@@ -134,7 +134,6 @@ def _s4d() -> Workload:
         forms={"fft": _s4d_fft, "direct": _s4d_direct},
         derived=_s4d_kernel,
         flops=CHANNELS * (fft_flops(FFT_SIZE) + 3.0 * FFT_SIZE),
-        quick=True,
     )
 
 
@@ -163,7 +162,6 @@ def _gdn(batch: int) -> Workload:
         forms={"plain": plain},
         images=True,
         flops=2.0 * batch * c * c * size * size,
-        quick=batch == 1,
     )
 
 
