@@ -11,6 +11,9 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.spans import Span
 from mercer.ir.types import TensorType
 
+ALGORITHMS = ("", "fft", "winograd2", "winograd4")
+"""Ways to compute a sum that are equal over the reals only; "" is as it is written."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -25,7 +28,8 @@ class Origin:
 class Nest:
     """`target[axes] = body` for every value of the axes; `type.shape` are the extents of the axes, in order.
 
-    Reductions stand in normal form: a `Reduce` has no other `Reduce` below it.
+    Reductions stand in normal form: a `Reduce` has no other `Reduce` below it. `algorithm`, one of ALGORITHMS, is how a
+    backend that knows it computes the sum; what the nest means does not depend on it.
     """
 
     target: str
@@ -33,6 +37,7 @@ class Nest:
     axes: tuple[Axis, ...]
     body: Expr
     origins: tuple[Origin, ...]
+    algorithm: str = ""
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def _statement(statement: Statement, names: _Names) -> str:
     writer = _Writer(names)
     lets = [f"let ${number} = {text}" for number, text in enumerate(writer.share(statement.body))]
     body = writer.text(statement.body)
-    place = _origins(statement.origins)
+    place = (f" by {statement.algorithm}" if statement.algorithm else "") + _origins(statement.origins)
     if lets:
         return "\n      ".join([head, *lets, f"in {body}{place}"])
     return f"{head} {body}{place}" if len(head) + len(body) < WIDTH else f"{head}\n      {body}{place}"

@@ -17,7 +17,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 from mercer.ir.graph import AttributeValue, Constant, Graph, Initializer, KernelValue, Node, Parameter, Value
 from mercer.ir.index import FUNCTIONS, Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, call
 from mercer.ir.integers import Computed, IntExpr
-from mercer.ir.nests import Nest, Nests, Origin, Primitive, Scan, Statement
+from mercer.ir.nests import ALGORITHMS, Nest, Nests, Origin, Primitive, Scan, Statement
 from mercer.ir.printer import VERSION
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Array, Data, DType, TensorType
@@ -242,7 +242,7 @@ class _Reader:
         return Primitive("scan", values, read, (), self.origins(origins), scan)
 
     def nest(self, part: Part) -> Nest:
-        name, axes, element, lets, body, origins = _slots(part)
+        name, axes, element, lets, body, algorithm, origins = _slots(part)
         bound = frozenset(_plain(axis.children[0]) for axis in _branch(part).find_data("axis"))
         scalars = _Scalars(self, bound)
         loops = scalars.axes(axes)
@@ -255,7 +255,12 @@ class _Reader:
         else:
             type = self.type(kind)
         expression = scalars.expression(body)
-        return Nest(self.define(name, type).name, type, loops, expression, self.origins(origins))
+        way = _plain(algorithm) if algorithm is not None else ""
+        if way not in ALGORITHMS:
+            raise self.error(
+                _token(algorithm), f"no algorithm is named {way}; known: {', '.join(filter(None, ALGORITHMS))}"
+            )
+        return Nest(self.define(name, type).name, type, loops, expression, self.origins(origins), way)
 
     def origins(self, part: Part) -> tuple[Origin, ...]:
         found: list[Origin] = []

@@ -28,6 +28,7 @@ from mercer.passes.factorize.structured import Structured
 from mercer.passes.factorize.svd_linear import SvdLinear
 from mercer.passes.factorize.thinning import Thinning
 from mercer.passes.factorize.tucker_conv import TuckerConv
+from mercer.passes.fft_convolution import FftConvolution
 from mercer.passes.fold import Fold
 from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
@@ -38,6 +39,7 @@ from mercer.passes.quantize.quantize import Quantize
 from mercer.passes.quantize.rotate import Rotate
 from mercer.passes.quantize.weight_only import WeightOnly
 from mercer.passes.simplify import Simplify
+from mercer.passes.winograd import Winograd
 
 INFERENCE: tuple[Pass, ...] = (
     Bind(),
@@ -57,6 +59,8 @@ INFERENCE: tuple[Pass, ...] = (
     Fuse(),
     CommonSubexpressions(),
     DeadCode(),
+    FftConvolution(),  # last: its mark says how a nest is computed, not what
+    Winograd(),
 )
 """From a program with its weights to the nests that a backend compiles."""
 

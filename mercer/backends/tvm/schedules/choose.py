@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mercer.backends.tvm.schedules import contraction, convolution, gather, generic, pointwise, reduce, stencil, transpose
+from mercer.backends.tvm.schedules import (
+    contraction,
+    convolution,
+    fft_convolution,
+    gather,
+    generic,
+    pointwise,
+    reduce,
+    stencil,
+    transpose,
+)
 from mercer.backends.tvm.schedules.common import Problem, Schedule
 from mercer.backends.tvm.schedules.normalize import normalize
 from mercer.ir.index import Reduce, walk
 
 
 def choose(problem: Problem) -> Schedule:
-    for plan in (stencil.plan, convolution.plan):
+    special = (fft_convolution.plan,) if problem.nest.algorithm == "fft" else ()
+    for plan in (*special, stencil.plan, convolution.plan):
         found = plan(problem)
         if isinstance(found, Schedule):
             return found

@@ -288,23 +288,28 @@ class Line(Plane):
         return None
 
     def fill(self, scope: Scope, buffer: Any, first: TirExpr) -> None:
-        along, lanes = self.columns, self.lanes
-        source, outside = self.windows.element(ZERO, IntExpr.var(COLUMN)), scope.value(self.windows.outside)
-        axis = Axis(COLUMN, IntExpr.constant(along.size))
-        shift = T.bind(int64(along.before) - first)
-        low = T.bind(T.max(shift, int64(0)))
-        high = T.bind(T.min(shift + int64(along.size), int64(self.size)))
-        with T.If(tirx.Or(low > int64(0), high < int64(self.size))):
-            with T.Then():
-                _fill(buffer, int64(0), 0, self.size, outside, lanes)
-        whole = T.bind(T.max(T.truncdiv(high - low, int64(lanes)), int64(0)))
-        with T.serial(int64(0), whole) as block:
-            place = T.bind(low + block * int64(lanes))
-            inside = scope.vector(COLUMN, T.bind(place - shift), lanes, (ZERO, axis.extent - 1))
-            T.buffer_store(buffer, vm.broadcast(inside.value(source), lanes), [_ramp(place, lanes)])
-        with T.serial(low + whole * int64(lanes), T.max(high, low)) as place:
-            inside = scope.inside([axis], [T.bind(place - shift)])
-            T.buffer_store(buffer, inside.value(source), [place])
+        fill_line(scope, self.windows, buffer, (0, self.size), first, self.lanes)
+
+
+def fill_line(scope: Scope, windows: Windows, buffer: Any, place: tuple[int, int], first: TirExpr, lanes: int) -> None:
+    """The source from the window of result `first` on, with its border, into (start, size) of a buffer."""
+    along, (begin, size) = windows.columns, place
+    source, outside = windows.element(ZERO, IntExpr.var(COLUMN)), scope.value(windows.outside)
+    axis = Axis(COLUMN, IntExpr.constant(along.size))
+    shift = T.bind(int64(along.before) - first)
+    low = T.bind(T.max(shift, int64(0)))
+    high = T.bind(T.min(shift + int64(along.size), int64(size)))
+    with T.If(tirx.Or(low > int64(0), high < int64(size))):
+        with T.Then():
+            _fill(buffer, int64(begin), 0, size, outside, lanes)
+    whole = T.bind(T.max(T.truncdiv(high - low, int64(lanes)), int64(0)))
+    with T.serial(int64(0), whole) as block:
+        to = T.bind(low + block * int64(lanes))
+        inside = scope.vector(COLUMN, T.bind(to - shift), lanes, (ZERO, axis.extent - 1))
+        T.buffer_store(buffer, vm.broadcast(inside.value(source), lanes), [_ramp(to + int64(begin), lanes)])
+    with T.serial(low + whole * int64(lanes), T.max(high, low)) as to:
+        inside = scope.inside([axis], [T.bind(to - shift)])
+        T.buffer_store(buffer, inside.value(source), [to + int64(begin)])
 
 
 def _tap(along: Along | None, number: TirExpr) -> dict[Axis, TirExpr]:
