@@ -6,6 +6,7 @@ from mercer.passes.batch_norm import BatchNorm
 from mercer.passes.bind import Bind
 from mercer.passes.canonical import Canonical
 from mercer.passes.chunk_scan import ChunkScan
+from mercer.passes.compact_support import CompactSupport
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
 from mercer.passes.exact_float import ExactFloat
@@ -55,6 +56,7 @@ INFERENCE: tuple[Pass, ...] = (
     Simplify(),
     ChunkScan(),  # before fuse, while factors stand alone
     Hoist(),  # before fuse, which makes it the epilogue of what it reads
+    CompactSupport(),  # after hoist, which would store what it makes of a basis
     Fold(),  # the norms of constant centers
     Fuse(),
     CommonSubexpressions(),

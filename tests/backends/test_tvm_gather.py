@@ -38,6 +38,7 @@ PROGRAMS = {
     "channels last": "op pick(x: T[h, w, c], u: T[n], v: T[n]) -> T[n, c] "
     "{ return y[n, c] = 2*x[i32(floor(u[n])), i32(floor(v[n])), c; pad = 1] }\n"
     "model M(x: f32[4,5,11], u: f32[N], v: f32[N]) -> f32[N,11] { return pick(x, u, v) }",
+    "splines": "model M(x: f32[N,70]) -> f32[N,11] { return KANLinear(x; 11, grid = 8) |> tanh }",
 }
 
 

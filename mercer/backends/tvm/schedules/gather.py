@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mercer.backends.tvm.analysis import (
+    elements,
     flatten,
     free,
     free_in_integer,
@@ -17,14 +18,17 @@ from mercer.backends.tvm.analysis import (
     never_negative,
     stride,
 )
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, count, volume
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, count, size, volume
 from mercer.backends.tvm.schedules.gather_kernel import Kernel
 from mercer.backends.tvm.schedules.normalize import all_axes, is_flat, position, ranges_of
-from mercer.backends.tvm.schedules.samples import FAMILY, Copies, Samples, find, moved
+from mercer.backends.tvm.schedules.samples import FAMILY, Copies, Samples, find, moved, without_computed
 from mercer.ir.index import Axis, Call, Const as Number, Expr, Index, Read, Reduce, call, reads, transform
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import DType, TensorType
+
+CACHE = 24 << 10
+"""Bytes of samples that stay in the first level of the cache."""
 
 LARGEST_COPY = 4
 """A tensor is copied when it has at most this many times the elements that are sampled."""
@@ -102,7 +106,22 @@ def _prepared(found: Samples, copies: Copies, problem: Problem) -> Kernel | Refu
         columns = min(2 * lanes, 1 << (found.result.extent.value - 1).bit_length())
         new[found.matrix] = _packed(found.matrix, found, copies, columns)
     changed = _replaced(found, new)
-    return Kernel(changed, problem.target, width, columns)
+    return Kernel(changed, problem.target, width, columns, _block(changed, copies))
+
+
+def _block(found: Samples, copies: Copies) -> int:
+    """How many taps of the first axis sample a part of their tensors that stays in cache; 0 when all of them do.
+
+    That is so where a tap has a part of its own, such as the spline coefficients of an input.
+    """
+    if not found.taps or found.matrix is not None:
+        return 0
+    first, data = found.taps[0], 0.0
+    for sample in {term.sample.tensor: term.sample for term in found.terms}.values():
+        own = stride(without_computed(sample.indices[0]), first.name)
+        data += 4.0 * size(elements(copies.types[sample.tensor].shape)) / (size(first.extent) if own else 1)
+    block = max(1, int(CACHE // data))
+    return 0 if block >= first.extent.value else block
 
 
 def _replaced(found: Samples, new: dict[Expr, Expr]) -> Samples:
@@ -148,8 +167,8 @@ def _channels_last(read: Read, found: Samples, copies: Copies, padding: int) -> 
     name = read.tensor
     if any(margins) or channel != type.rank - 1 or padding:
         axes = tuple(Axis(f"d{k}", shape[k]) for k in order)
-        elements = volume(axes)
-        if read.tensor not in copies.problem.constants and elements > LARGEST_COPY * _sampled(found):
+        copied = volume(axes)
+        if read.tensor not in copies.problem.constants and copied > LARGEST_COPY * _sampled(found):
             return Refusal(FAMILY, f"a copy of %{read.tensor} has more elements than are read")
         pad = read.pad if any(margins) else None
         inner = Read(read.tensor, tuple(IntExpr.var(f"d{k}") - m for k, m in enumerate(margins)), read.dtype, pad)

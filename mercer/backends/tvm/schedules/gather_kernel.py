@@ -35,12 +35,16 @@ SCRATCH = 48 << 10
 
 @dataclass(frozen=True)
 class Kernel:
-    """Samples in vectors of `width` channels; with a matrix, in blocks of `columns`."""
+    """Samples in vectors of `width` channels; with a matrix, in blocks of `columns`.
+
+    A tile goes through `block` taps of the first axis at a time, whose part of the data stays in cache; 0: all at once.
+    """
 
     samples: Samples
     target: Target
     width: int
     columns: int
+    block: int
 
     def __str__(self) -> str:
         found = self.samples
@@ -161,24 +165,44 @@ class Kernel:
             self._finish_turned(scope, start, pixels)
 
     def _sums(self, scope: Scope, points: _Points) -> None:
-        """The sum over all taps for every channel of a pixel, in registers."""
-        result = self.own(scope, RESULT)
+        """The sum over all taps for every channel of a pixel, in registers for a block of taps at a time."""
+        taps = self.samples.taps
+        if not self.block:
+            self._sums_over(scope, points, taps, None)
+            return
+        self._clear(scope, points)
+        extent = taps[0].extent.value
+        with T.serial(int64(0), int64(-(-extent // self.block))) as i:
+            first = T.bind(i * int64(self.block))
+            self._sums_over(scope, points, taps, (first, T.bind(T.min(first + int64(self.block), int64(extent)))))
+
+    def _sums_over(
+        self, scope: Scope, points: _Points, taps: Sequence[Axis], part: tuple[TirExpr, TirExpr] | None
+    ) -> None:
+        """With a `part` of the first tap axis, its sums are added to the result; without one they are the result."""
+        result, everything = self.own(scope, RESULT), vm.whole(self.width)
         whole, rest = divmod(self.depth // self.width, VECTORS)
 
         def block(scope: Scope, first: TirExpr, vectors: int, pixel: TirExpr) -> None:
             totals = [vm.registers(self.width, "float32") for _ in range(vectors)]
-            for total in totals:
-                T.buffer_store(total, vm.broadcast(_zero(), self.width), [vm.whole(self.width)])
+            corner = T.bind(pixel * int64(self.depth) + first)
+            places = [T.ramp(corner + int64(k * self.width), 1, self.width) for k in range(vectors)]
+            for total, place in zip(totals, places, strict=True):
+                start = vm.broadcast(_zero(), self.width) if part is None else result[place]
+                T.buffer_store(total, start, [everything])
 
             def tap(inside: Scope) -> None:
-                values = self._sampled(inside, points, pixel, first, vectors)
+                values = self._sampled(inside, points, pixel, first, [total[everything] for total in totals])
                 for total, value in zip(totals, values, strict=True):
-                    T.buffer_store(total, total[vm.whole(self.width)] + value, [vm.whole(self.width)])
+                    T.buffer_store(total, value, [everything])
 
-            loops(scope, self.samples.taps, tap)
-            for k, total in enumerate(totals):
-                place = T.ramp(pixel * int64(self.depth) + first + int64(k * self.width), 1, self.width)
-                T.buffer_store(result, total[vm.whole(self.width)], [place])
+            if part is None:
+                loops(scope, taps, tap)
+            else:
+                with T.serial(*part) as i:
+                    loops(scope.inside(taps[:1], [i]), taps[1:], tap)
+            for total, place in zip(totals, places, strict=True):
+                T.buffer_store(result, total[everything], [place])
 
         with T.serial(int64(0), int64(points.pixels)) as pixel:
             here = scope.inside([self.samples.pixel], [points.start + pixel])
@@ -189,12 +213,14 @@ class Kernel:
             if rest:
                 block(here, int64(whole * VECTORS * self.width), rest, pixel)
 
+    def _clear(self, scope: Scope, points: _Points) -> None:
+        result, width = self.own(scope, RESULT), self.lanes if self.columns else self.width
+        with T.serial(int64(0), int64(points.pixels * self.breadth // width)) as i:
+            T.buffer_store(result, vm.broadcast(_zero(), width), [T.ramp(i * int64(width), 1, width)])
+
     def _multiplied(self, scope: Scope, points: _Points) -> None:
         """The samples of some taps, and their products with the matrix added to the result, until all taps are done."""
-        result = self.own(scope, RESULT)
-        with T.serial(int64(0), int64(points.pixels * self.breadth // self.lanes)) as i:
-            zeros = vm.broadcast(_zero(), self.lanes)
-            T.buffer_store(result, zeros, [T.ramp(i * int64(self.lanes), 1, self.lanes)])
+        self._clear(scope, points)
         with T.serial(int64(0), int64(-(-self.taps // self.together))) as group:
             first = T.bind(group * int64(self.together))
             some = T.bind(T.min(int64(self.taps) - first, int64(self.together)))
@@ -211,13 +237,16 @@ class Kernel:
                 row = T.bind((pixel * int64(self.together) + tap) * int64(self.depth))
                 for start in range(0, vectors, VECTORS):
                     count = min(VECTORS, vectors - start)
-                    values = self._sampled(here, points, pixel, int64(start * self.width), count)
+                    nothing = [None] * count
+                    values = self._sampled(here, points, pixel, int64(start * self.width), nothing)
                     for k, value in enumerate(values, start):
                         place = T.ramp(row + int64(k * self.width), 1, self.width)
                         T.buffer_store(samples, value, [place])
 
-    def _sampled(self, scope: Scope, points: _Points, pixel: TirExpr, first: TirExpr, vectors: int) -> list[TirExpr]:
-        """The sum over the terms at one tap of a pixel, for consecutive vectors of channels."""
+    def _sampled(
+        self, scope: Scope, points: _Points, pixel: TirExpr, first: TirExpr, totals: Sequence[TirExpr | None]
+    ) -> list[TirExpr]:
+        """The sum over the terms at one tap of a pixel on top of `totals`, for consecutive vectors of channels."""
         found = self.samples
         by_vectors: dict[tuple[Expr, ...], list[int]] = {}
         for k, term in enumerate(found.terms):
@@ -228,10 +257,9 @@ class Kernel:
         ]
         weights = [vm.let(points.weight(scope, k, pixel)) for k in range(len(found.terms))]
         sums: list[TirExpr] = []
-        for v in range(vectors):
-            total: TirExpr = None
+        for v, total in enumerate(totals):
             for factors, numbers in by_vectors.items():
-                part: TirExpr = None
+                part: TirExpr = None if factors else total
                 for k in numbers:
                     data = scope.tensors[found.terms[k].sample.tensor].buffer
                     value = data[T.ramp(begins[k] + int64(v * self.width), 1, self.width)]
@@ -242,7 +270,8 @@ class Kernel:
                     at = replace(scope, done={}, outer=scope.outer)
                     at = at.vector(found.channel.name, first + int64(v * self.width), self.width, limits)
                     part = vm.let(part) * vm.broadcast(at.value(product(factors)), self.width)
-                total = part if total is None else total + part
+                    part = part if total is None else total + part
+                total = part
             sums.append(total)
         return sums
 

@@ -226,7 +226,7 @@ class _Renamed:
         names = [pixel.name for pixel in self.pixels]
         if not {atom.name for atom in value.atoms() if isinstance(atom, Var)} & set(names):
             return value
-        plain = _without_computed(value)
+        plain = without_computed(value)
         strides = [stride(plain, name) for name in names]
         unit = strides[-1]
         if unit and all(s == unit * step for s, step in zip(strides, self.steps, strict=True)):
@@ -400,7 +400,7 @@ def _integers(expr: Expr) -> list[IntExpr]:
     return list(found)
 
 
-def _without_computed(value: IntExpr) -> IntExpr:
+def without_computed(value: IntExpr) -> IntExpr:
     """The value with 0 for everything computed."""
     return value.substitute(lambda atom: ZERO if isinstance(atom, Computed) else None)
 
