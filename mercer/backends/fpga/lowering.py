@@ -176,13 +176,13 @@ class Lowering:
         return Tensor((Term(source),), np.zeros((), np.int64), shape, layout, self.uses[name] == 1)
 
     def _arriving(self, name: str, shape: tuple[int, ...]) -> Layout:
-        """Channels are the first axis of images and the last one of what goes into linear maps."""
+        """Channels are the first axis of images and the last one of what goes into linear maps and into features."""
         waiting = [name]
         while waiting:
             for user in self.users.get(waiting.pop(), ()):
-                if user.operator in ("linear", "matmul") and len(shape) > 1:
+                if user.operator in ("linear", "matmul", "sigma_delta", "condense") and len(shape) > 1:
                     return token_layout(shape)
-                if user.operator in ("quantize", "widen", "mul", "add", "requantize", "rescale", "lookup"):
+                if user.operator in ("quantize", "widen", "cast", "mul", "add", "requantize", "rescale", "lookup"):
                     waiting += [user.name]
         return image_layout(shape) if shape else token_layout((1,))
 

@@ -9,6 +9,7 @@ import numpy as np
 from mercer.backends.fpga.attributes import number, plain
 from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.lowering import Border, Form, Integers, Layout, Lowering, Result, Rule, Tensor
+from mercer.backends.fpga.rules_features import FEATURE_RULES
 from mercer.backends.fpga.rules_spatial import SPATIAL_RULES
 from mercer.backends.fpga.rules_vectors import VECTOR_RULES
 from mercer.backends.fpga.scaling import TABLE_BITS, is_image, materialized
@@ -217,6 +218,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("requantize", "rescale", "wrap"), _scaled),
     **dict.fromkeys(("lookup", "channel_lookup"), _lookup),
     **dict.fromkeys(("relu", "relu6", "clamp", "neg", "abs"), _tabulated),
+    **FEATURE_RULES,
     **SPATIAL_RULES,
     **VECTOR_RULES,
 }

