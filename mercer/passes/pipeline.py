@@ -40,7 +40,6 @@ from mercer.passes.quantize.quantize import Quantize
 from mercer.passes.quantize.rotate import Rotate
 from mercer.passes.quantize.weight_only import WeightOnly
 from mercer.passes.simplify import Simplify
-from mercer.passes.winograd import Winograd
 
 INFERENCE: tuple[Pass, ...] = (
     Bind(),
@@ -62,7 +61,6 @@ INFERENCE: tuple[Pass, ...] = (
     CommonSubexpressions(),
     DeadCode(),
     FftConvolution(),  # last: its mark says how a nest is computed, not what
-    Winograd(),
 )
 """From a program with its weights to the nests that a backend compiles."""
 
