@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -98,8 +98,51 @@ def test_direct(case: Case, target: str) -> None:
             assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
-def test_avx512_compiles() -> None:
-    assert compile_nests(Case(16, 32, 14, 14).nests(), parse("cpu:avx512")).library
+THREES = [
+    Case(64, 64, 24, 20),
+    Case(13, 21, 9, 11, residual=True),
+    Case(16, 32, 7, 7),
+    Case(40, 48, 13, 9, pad=0),
+    Case(8, 8, 6, 9, pad=2, residual=True),
+    Case(32, 33, 4, 4),
+    Case(8, 40, 3, 3, residual=True),
+]
+
+
+def marked(nests: Nests, algorithm: str) -> Nests:
+    (statement,) = nests.statements
+    assert isinstance(statement, Nest)
+    return replace(nests, statements=(replace(statement, algorithm=algorithm),))
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:generic"])
+@pytest.mark.parametrize(("m", "bound"), [(2, 2e-6), (4, 1e-5)])
+@pytest.mark.parametrize("case", THREES, ids=str)
+def test_winograd(case: Case, m: int, bound: float, target: str) -> None:
+    """The bounds are those that docs/decisions/0014-winograd.md states."""
+    nests = marked(case.nests(), f"winograd{m}")
+    binary = build(nests, target)
+    (step,) = binary.compiled.steps
+    assert step.detail.startswith(f"Winograd F({m}x{m}")
+    for batch in (0, 1, 3):
+        inputs = {"x": normal(batch, case.channels, case.height, case.width)}
+        if case.residual:
+            inputs["r"] = normal(batch, case.outputs, *case.extents())
+        (found,) = binary(**inputs)
+        expected = case.expected(nests, inputs["x"], inputs.get("r"))
+        assert found.shape == expected.shape
+        if expected.size:
+            assert np.abs(found - expected).max() <= bound * np.abs(expected).max()
+
+
+def test_a_mark_that_does_not_fit_is_ignored() -> None:
+    binary = build(marked(Case(3, 8, 12, 10).nests(), "winograd4"))
+    assert binary.compiled.steps[0].detail.startswith("direct")
+
+
+@pytest.mark.parametrize("algorithm", ["", "winograd2", "winograd4"])
+def test_avx512_compiles(algorithm: str) -> None:
+    assert compile_nests(marked(Case(16, 32, 14, 14).nests(), algorithm), parse("cpu:avx512")).library
 
 
 def test_weights_must_be_known() -> None:

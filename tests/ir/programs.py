@@ -20,7 +20,7 @@ from mercer.ir.graph import (
 )
 from mercer.ir.index import FUNCTIONS, Axis, Const, Expr, Index, Read, Reduce, Reducer, call
 from mercer.ir.integers import Computed, IntExpr, IntLike
-from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement
+from mercer.ir.nests import ALGORITHMS, Nest, Nests, Origin, Primitive, Statement
 from mercer.ir.spans import NOWHERE, Span
 from mercer.ir.types import Array, Data, DType, TensorType
 
@@ -194,7 +194,8 @@ def nest_programs(draw: st.DrawFn) -> Nests:
             body = draw(scalars(defined, tuple(axis.name for axis in loops)))
             shape = draw(st.just(tuple(axis.extent for axis in loops)) | st.just((dim("M"),)))
             value = Value(name, TensorType(draw(st.sampled_from(DType)), shape))
-            statements.append(Nest(name, value.type, loops, body, origins))
+            algorithm = draw(st.sampled_from(ALGORITHMS))
+            statements.append(Nest(name, value.type, loops, body, origins, algorithm))
         defined[name] = value.type
     outputs = tuple(draw(st.lists(st.sampled_from(sorted(defined)), max_size=2)))
     return Nests(draw(words), inputs, parameters, known, tuple(statements), outputs)

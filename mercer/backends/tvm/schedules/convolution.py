@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from mercer.backends.tvm.schedules import direct
+from mercer.backends.tvm.schedules import direct, winograd
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.ir.convolution import recognize
+
+TILES = {"winograd2": 2, "winograd4": 4}
+"""The m of F(m x m, 3 x 3) by the mark of a nest."""
 
 
 def plan(problem: Problem) -> Schedule | Refusal:
@@ -19,4 +22,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
     epilogue = Epilogue.of(found, problem.types)
     if epilogue is None:
         return Refusal("convolution", "what follows does not run along pixels")
+    if problem.nest.algorithm in TILES:
+        marked = winograd.plan(found, TILES[problem.nest.algorithm], epilogue, problem)
+        if isinstance(marked, Schedule):
+            return marked
     return direct.plan(found, epilogue, problem)

@@ -29,8 +29,9 @@ from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.convolution import Convolution, Window
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Read, transform
+from mercer.ir.index import Axis, Expr, Read, transform
 from mercer.ir.integers import IntExpr
+from mercer.ir.nests import Nest
 from mercer.ir.types import Array, Data, TensorType
 
 TERMS = 256
@@ -126,13 +127,7 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     if best is None:
         return Refusal("convolution", "the rows are too long")
     packed = _packed(best, problem)
-    nest = replace(
-        convolution.nest,
-        body=transform(
-            convolution.nest.body,
-            lambda e: replace(e, tensor=packed.name) if isinstance(e, Read) and e.tensor == convolution.weight else e,
-        ),
-    )
+    nest = renamed(convolution, packed.name)
     window = best.window
     units = (
         Axis("conv.rows", IntExpr.constant(-(-window[0].outputs // best.rows))),
@@ -225,6 +220,16 @@ def ordered_weights(convolution: Convolution, problem: Problem) -> Array:
     rest = [dim for dim in range(array.ndim) if dim not in dims]
     moved = np.transpose(array, (*dims, *rest))
     return moved.reshape(convolution.outputs, convolution.channels, convolution.taps)
+
+
+def renamed(convolution: Convolution, weights: str) -> Nest:
+    """The nest with packed weights for the plain ones."""
+
+    def change(expr: Expr) -> Expr:
+        is_weight = isinstance(expr, Read) and expr.tensor == convolution.weight
+        return replace(expr, tensor=weights) if is_weight else expr
+
+    return replace(convolution.nest, body=transform(convolution.nest.body, change))
 
 
 def _packed(best: Direct, problem: Problem) -> Constant:
