@@ -6,6 +6,7 @@ from mercer.passes.batch_norm import BatchNorm
 from mercer.passes.bind import Bind
 from mercer.passes.canonical import Canonical
 from mercer.passes.chunk_scan import ChunkScan
+from mercer.passes.compact_support import CompactSupport
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
 from mercer.passes.exact_float import ExactFloat
@@ -28,6 +29,7 @@ from mercer.passes.factorize.structured import Structured
 from mercer.passes.factorize.svd_linear import SvdLinear
 from mercer.passes.factorize.thinning import Thinning
 from mercer.passes.factorize.tucker_conv import TuckerConv
+from mercer.passes.fft_convolution import FftConvolution
 from mercer.passes.fold import Fold
 from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
@@ -54,11 +56,13 @@ INFERENCE: tuple[Pass, ...] = (
     Simplify(),
     ChunkScan(),  # before fuse, while factors stand alone
     Hoist(),  # before fuse, which makes it the epilogue of what it reads
+    CompactSupport(),  # after hoist, which would store what it makes of a basis
     Fold(),  # the norms of constant centers
     Fuse(),
     CommonSubexpressions(),
     DeadCode(),
-    Winograd(),  # last: its mark says how a nest is computed, not what
+    FftConvolution(),  # last: its mark says how a nest is computed, not what
+    Winograd(),
 )
 """From a program with its weights to the nests that a backend compiles."""
 
