@@ -28,6 +28,12 @@ def words(*shape: int) -> Operand:
     return make
 
 
+def odd(*shape: int, exponent: int) -> Operand:
+    """Odd numbers from -11 to 11 times 2**exponent (i32): a product of two such is halfway between multiples of
+    2**shift where their exponents have the sum shift - 1."""
+    return lambda rng: ((2 * rng.integers(-6, 6, shape) + 1) << exponent).astype(np.int32)
+
+
 def reals(*shape: int) -> Operand:
     """Normal numbers (f32), with halves of 1/4, infinities and a NaN among them."""
 
@@ -253,6 +259,8 @@ RECORDS: tuple[Record, ...] = (
             sample(words(4, 5, 3), words(5, 1), shift=37),
             sample(words(40), words(40), shift=62, zero=-7),
             sample(integers(64, low=-99, high=99), integers(1, low=1, high=9), shift=1, zero=5, low=-8, high=7),
+            sample(odd(40, exponent=20), odd(40, exponent=16), shift=37, zero=-3),
+            sample(odd(40, exponent=0), odd(1, exponent=0), shift=1),
         ),
         requantized(np.int8, -128, 127),
         bad("shift is 0", (3,), (3,), shift=0, of="i32"),
@@ -264,6 +272,8 @@ RECORDS: tuple[Record, ...] = (
         (
             sample(words(4, 5, 3), words(5, 1), shift=31),
             sample(words(40), words(40), shift=50, zero=512, low=0, high=1023),
+            sample(odd(40, exponent=15), odd(40, exponent=15), shift=31),
+            sample(odd(40, exponent=27), odd(40, exponent=27), shift=55),
         ),
         requantized(np.int32, -(2**31), 2**31 - 1),
         bad("shift is 63", (3,), (3,), shift=63, of="i32"),
@@ -271,7 +281,11 @@ RECORDS: tuple[Record, ...] = (
     ),
     exact(
         "wrap",
-        (sample(words(4, 5, 3), words(5, 1), shift=40, bits=10), sample(words(40), words(40), shift=1, bits=31)),
+        (
+            sample(words(4, 5, 3), words(5, 1), shift=40, bits=10),
+            sample(words(40), words(40), shift=1, bits=31),
+            sample(odd(40, exponent=12), odd(40, exponent=7), shift=20, bits=5),
+        ),
         wrapped,
         bad("bits is 32", (3,), (3,), shift=1, bits=32, of="i32"),
         bad("shift is 0", (3,), (3,), shift=0, bits=8, of="i32"),
