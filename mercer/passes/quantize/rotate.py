@@ -14,12 +14,15 @@ from mercer.passes.factorize.contractions import known, per_channel
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import PassContext, PipelineError, RewritePass
 from mercer.passes.patterns import Match, Scope, any_node
+from mercer.passes.quantize.learned_rotation import learned, noise, unchanged
 from mercer.passes.quantize.ranges import encoding
 from mercer.passes.quantize.translation import Form, Real, Sums, Translation
 from mercer.passes.rewrite import Builder, Outcome, Refusal, Rewrite
 
 _WIDE = 1 << 15
 """What is rotated has sixteen bits, or the eight of an input."""
+_ROWS = 1024
+"""Samples that a rotation is learned on."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,11 @@ class Rotate(RewritePass):
     H x has no outliers, whatever x has. Where x is W1 z + b, H goes into W1 and b and costs nothing; elsewhere it is a
     `linear` with weights -1, 0 and 1, which `quantize` computes on integers that are finer than the codes. Channels are
     rotated in blocks of the largest power of two that divides them, at least `least` of them. With data, x is left
-    alone when its largest element in units of its root mean square would not become less by the factor `gain`. Needs a
-    Graph after `bind` and `fold`. Class: real; weights are rotated in f64 and rounded once.
+    alone when its largest element in units of its root mean square would not become less by the factor `gain`.
+
+    With data and `steps`, what goes into W1 and b is learned from there in so many steps, as `Transform` has it: an
+    orthogonal matrix and scales, for any number of channels. It is taken when the noise of codes becomes less by the
+    factor `gain`. Needs a Graph after `bind` and `fold`. Class: real; weights are rotated in f64 and rounded once.
     """
 
     name: ClassVar[str] = "rotate"
@@ -38,21 +44,27 @@ class Rotate(RewritePass):
     least: int = 16
     gain: float = 1.5
     seed: int = 0
+    steps: int = 0
 
     def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise PipelineError(f"the option `steps` of `rotate` is {self.steps}", "0 or more")
         if self.least < 2:
             raise PipelineError(f"the option `least` of `rotate` is {self.least}", "2 or more")
 
     def on_graph(self, graph: Graph, context: PassContext) -> Graph:
         places = {node.name: node.operands[0] for node in graph.nodes if node.operator in ("linear", "matmul")}
         gains: dict[str, float] = {}
+        samples: dict[str, Matrix] = {}
         if context.data is not None:
             names = tuple(dict.fromkeys(places.values()))
             calibration = Calibration(graph, context.library, context.data, context.weights)
             arrays = calibration.outputs(replace(graph, outputs=names))
-            found = {name: self._gain(array.astype(np.float64)) for name, array in zip(names, arrays, strict=True)}
+            values = {name: array.astype(np.float64) for name, array in zip(names, arrays, strict=True)}
+            found = {name: self._gain(array) for name, array in values.items()}
             gains = {place: found[name] for place, name in places.items()}
-        return _Rotation(self, set(places), gains).on_graph(graph, context)
+            samples = {place: _thinned(values[name]) for place, name in places.items()}
+        return _Rotation(self, set(places), gains, samples).on_graph(graph, context)
 
     def _gain(self, x: Matrix) -> float:
         """How much less the largest element is after the rotation."""
@@ -65,40 +77,69 @@ class Rotate(RewritePass):
 
 @dataclass(frozen=True)
 class _Rotation(RewritePass):
-    """The rewrites of one run: each of `places` is tried once; `gains` are known with data. Class: real."""
+    """The rewrites of one run: each of `places` is tried once; `gains` and `samples` of what is rotated are known with
+    data. Class: real."""
 
     name: ClassVar[str] = Rotate.name
     options: Rotate
     places: set[str]
     gains: dict[str, float]
+    samples: dict[str, Matrix]
 
     def rewrites(self) -> tuple[Rewrite, ...]:
-        return (Rewrite("hadamard", any_node("linear", "matmul"), self._rotate, Exactness.REAL),)
+        maps = any_node("linear", "matmul")
+        learned = (Rewrite("learned", maps, self._learn, Exactness.REAL),) if self.options.steps else ()
+        return (*learned, Rewrite("hadamard", maps, self._rotate, Exactness.REAL))
 
-    def _rotate(self, match: Match, build: Builder) -> Outcome:
+    def _rows(self, match: Match) -> Matrix | None:
+        """The rows of the weight, where the input can be rotated and is not yet."""
         root, scope = match.root, match.scope
         weight = known(root.operands[1], scope)
         if root.name not in self.places or weight is None or weight.ndim != 2:
             return None
-        self.places.remove(root.name)
-        rows = weight if root.operator == "linear" else weight.T
-        matrix = rotation(rows.shape[1], self.options.least, self.options.seed)
         feeder = scope.producer(root.operands[0])
         if is_rotation(weight) or (feeder is not None and _turns(feeder, scope)):
             return None
+        return weight if root.operator == "linear" else weight.T
+
+    def _rotate(self, match: Match, build: Builder) -> Outcome:
+        root, rows = match.root, self._rows(match)
+        if rows is None:
+            return None
+        self.places.remove(root.name)
+        matrix = rotation(rows.shape[1], self.options.least, self.options.seed)
         if matrix is None:
             return Refusal(f"{rows.shape[1]} channels have no block of {self.options.least} or more")
         gain = self.gains.get(root.name)
         if gain is not None and gain < self.options.gain:
             return Refusal(f"the largest element of its input would become less by {gain:.2g} only")
-        block, dtype = _block(rows.shape[1]), scope.type(root.name).dtype
-        x, norm = _folded(match, build, matrix / np.sqrt(block)), np.sqrt(block)
-        if x is None:
-            norm = block
-            x = build.node("linear", (root.operands[0], build.constant(stored(matrix, dtype), "rotation")))
-        rotated = rows @ matrix.T / norm
-        rotated = rotated if root.operator == "linear" else rotated.T
-        return build.node(root.operator, (x, build.constant(stored(rotated, dtype), "weight")), dict(root.attributes))
+        block, before = _block(rows.shape[1]), _before(match)
+        if before is not None:
+            x, norm = _folded(match, build, before, matrix / np.sqrt(block)), np.sqrt(block)
+        else:
+            turns = build.constant(stored(matrix, match.scope.type(root.name).dtype), "rotation")
+            x, norm = build.node("linear", (root.operands[0], turns)), block
+        return _rotated(match, build, x, rows @ matrix.T / norm)
+
+    def _learn(self, match: Match, build: Builder) -> Outcome:
+        name, rows, before = match.root.name, self._rows(match), _before(match)
+        if rows is None or before is None or name not in self.samples:
+            return None
+        self.places.remove(name)
+        channels, x = rows.shape[1], self.samples[name]
+        found = learned(x, rows, _orthogonal(channels, self.options), self.options.steps)
+        gain = np.sqrt(noise(unchanged(channels), x, rows) / max(noise(found, x, rows), 1e-300))
+        if gain < self.options.gain:
+            return Refusal(f"the noise of its codes would become less by {gain:.2g} only")
+        y = _folded(match, build, before, found.scale[:, None] * found.rotation)
+        return _rotated(match, build, y, found.back(rows))
+
+
+def _rotated(match: Match, build: Builder, x: str, rows: Matrix) -> str:
+    """The root on something else, with other rows."""
+    root, dtype = match.root, match.scope.type(match.root.name).dtype
+    weight = rows if root.operator == "linear" else rows.T
+    return build.node(root.operator, (x, build.constant(stored(weight, dtype), "weight")), dict(root.attributes))
 
 
 def _turns(node: Node, scope: Scope) -> bool:
@@ -107,8 +148,18 @@ def _turns(node: Node, scope: Scope) -> bool:
     return weight is not None and is_rotation(weight)
 
 
-def _folded(match: Match, build: Builder, matrix: Matrix) -> str | None:
-    """The operand of the root, rotated by its own weight; None where that is not possible."""
+@dataclass(frozen=True)
+class Before:
+    """A linear map, with a bias or not, whose result goes into the root alone; `nodes` compute it."""
+
+    node: Node
+    weight: Matrix
+    bias: Matrix | None
+    nodes: tuple[Node, ...]
+
+
+def _before(match: Match) -> Before | None:
+    """What comes before the root, if a rotation can go into it."""
     scope = match.scope
     name = match.root.operands[0]
     nodes: list[Node] = []
@@ -126,13 +177,33 @@ def _folded(match: Match, build: Builder, matrix: Matrix) -> str | None:
     weight = known(node.operands[1], scope)
     if weight is None or weight.ndim != 2:
         return None
-    dtype = scope.type(name).dtype
-    turned = matrix @ weight if node.operator == "linear" else weight @ matrix.T
+    return Before(node, weight, bias, (node, *nodes))
+
+
+def _folded(match: Match, build: Builder, before: Before, matrix: Matrix) -> str:
+    """The operand of the root times the matrix, which goes into the weight that makes it."""
+    node, dtype = before.node, match.scope.type(before.node.name).dtype
+    turned = matrix @ before.weight if node.operator == "linear" else before.weight @ matrix.T
     y = build.node(node.operator, (node.operands[0], build.constant(stored(turned, dtype), "weight")))
-    if bias is not None:
-        y = build.node("add", (y, build.constant(stored(matrix @ bias, dtype), "bias")))
-    match.nodes += [node, *nodes]
+    if before.bias is not None:
+        y = build.node("add", (y, build.constant(stored(matrix @ before.bias, dtype), "bias")))
+    match.nodes += before.nodes
     return y
+
+
+def _thinned(x: Matrix) -> Matrix:
+    """Some of the rows, evenly spaced."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows[:: -(-len(rows) // _ROWS)] if len(rows) else rows
+
+
+def _orthogonal(channels: int, options: Rotate) -> Matrix:
+    """Where learning starts: the Hadamard rotation, or another one where there is none."""
+    matrix = rotation(channels, options.least, options.seed)
+    if matrix is not None:
+        return matrix / np.sqrt(_block(channels))
+    found = np.linalg.qr(np.random.default_rng(options.seed).standard_normal((channels, channels)))[0]
+    return np.asarray(found, np.float64)
 
 
 def _block(channels: int) -> int:

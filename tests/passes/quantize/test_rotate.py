@@ -11,9 +11,11 @@ import mercer
 from mercer.compiler import Program
 from mercer.ir.graph import Graph
 from mercer.ir.types import DType
-from mercer.passes.ledger import Ledger
+from mercer.passes.ledger import Exactness, Ledger
 from mercer.passes.manager import Pass, PassContext, PipelineError, run_passes
 from mercer.passes.pipeline import parse, quantized
+from mercer.passes.quantize import learned_rotation
+from mercer.passes.quantize.learned_rotation import Transform, learned, noise
 from mercer.passes.quantize.quantize import Quantize
 from mercer.passes.quantize.rotate import Rotate, is_rotation, rotation
 from tests.passes.quantize.test_quantize import distance
@@ -135,3 +137,87 @@ def test_the_same_bits_everywhere() -> None:
     with torch.no_grad():
         np.testing.assert_array_equal(whole.torch()(torch.from_numpy(x)).numpy(), reference)
     np.testing.assert_array_equal(mercer.compile(model, data=x, pipeline=passes)(x), reference)
+
+
+# --- learned ----------------------------------------------------------------------------------------------------------
+
+
+def chain(seed: int = 0) -> tuple[Program, dict[str, np.ndarray], np.ndarray]:
+    """Two linear maps with channels between them that are larger than the others, as those of language models are."""
+    model, random = model_of("x |> Linear(48) |> Linear(40) |> relu |> Linear(5)"), np.random.default_rng(seed)
+    weights = {name: array.copy() for name, array in model.initial().items()}
+    weights["linear.0.weight"][OUTLIERS] *= 12.0
+    return model, weights, random.standard_normal((512, 64)).astype(np.float32)
+
+
+def quantized_error(*passes: Pass, bits: int = 4) -> tuple[float, float, Ledger]:
+    """What W4A4 loses on samples that no pass has seen, and what the passes before lose in real numbers."""
+    model, weights, x = chain()
+    fresh = np.random.default_rng(9).standard_normal((256, 64)).astype(np.float32)
+    (expected,) = model.evaluate(fresh, weights=weights, precision=DType.F64)
+    losses: list[float] = []
+    ledger = Ledger()
+    for end in ((), (Quantize(weights=bits, activations=bits),)):
+        context = PassContext(model.library, weights=weights, data={"x": x}, verify_each=True)
+        graph = run_passes(model.graph, (*parse("bind,fold"), *passes, *end), context)
+        assert isinstance(graph, Graph)
+        precision = None if end else DType.F64
+        losses.append(
+            distance(Program(graph, model.library).evaluate(fresh, weights={}, precision=precision)[0], expected)
+        )
+        ledger = context.ledger
+    return losses[0], losses[1], ledger
+
+
+def test_a_learned_rotation_is_exact_and_loses_less_than_hadamard() -> None:
+    (_, plain, _), (_, hadamard, _), (exact, found, ledger) = (
+        quantized_error(*passes) for passes in ((), (Rotate(gain=1.2),), (Rotate(gain=1.2, steps=90),))
+    )
+    assert exact < 1e-6
+    fired = [(e.rewrite, e.exactness) for e in ledger.fired() if e.pass_name == "rotate"]
+    assert fired == [("learned", Exactness.REAL)]
+    assert hadamard < 0.7 * plain
+    assert found < 0.9 * hadamard
+
+
+def test_slopes_are_those_of_the_loss() -> None:
+    random = np.random.default_rng(0)
+    x, weight, turn, stretch = (random.standard_normal(shape) for shape in ((40, 6), (7, 6), (6, 6), 6))
+    turn, stretch = turn - turn.T, 0.3 * stretch
+    at = Transform(np.linalg.qr(random.standard_normal((6, 6)))[0], np.exp(stretch))
+    by_turn, by_stretch = learned_rotation._slopes(at, x, weight, 8.0)
+
+    def loss(h: float) -> float:
+        rotation = np.linalg.solve(np.eye(6) - h / 2 * turn, (np.eye(6) + h / 2 * turn) @ at.rotation)
+        return learned_rotation._loss(Transform(rotation, at.scale * np.exp(h * stretch)), x, weight, 8.0)
+
+    expected = (by_turn * turn).sum() / 2 + by_stretch @ stretch
+    assert (loss(1e-5) - loss(-1e-5)) / 2e-5 == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.integers(2, 12), st.integers(0, 50))
+@settings(max_examples=15, deadline=None)
+def test_what_is_learned_is_orthogonal_and_no_worse(channels: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x, weight = random.standard_normal((30, channels)) * random.exponential(1, channels), np.eye(channels)[:-1]
+    start = np.linalg.qr(random.standard_normal((channels, channels)))[0]
+    found = learned(x, weight, start, 30)
+    np.testing.assert_allclose(found.rotation @ found.rotation.T, np.eye(channels), atol=1e-10)
+    np.testing.assert_allclose(found.forth(x) @ found.back(weight).T, x @ weight.T, atol=1e-8)
+    assert (found.scale > 0).all() and noise(found, x, weight) <= noise(Transform(start, np.ones(channels)), x, weight)
+
+
+def test_learning_needs_data() -> None:
+    model, weights, x = chain()
+    for data, same in ((None, True), ({"x": x}, False)):
+        graphs: list[Graph] = []
+        for steps in (0, 6):
+            context = PassContext(model.library, weights=weights, data=data)
+            graph = run_passes(model.graph, (*parse("bind,fold"), Rotate(steps=steps, gain=0.0)), context)
+            assert isinstance(graph, Graph)
+            graphs.append(graph)
+        first, second = ({c.name: c.data.array for c in graph.constants} for graph in graphs)
+        assert first.keys() == second.keys()
+        assert same == all(np.array_equal(first[name], second[name]) for name in first)
+    with pytest.raises(PipelineError, match="steps"):
+        Rotate(steps=-1)
