@@ -112,6 +112,18 @@ def test_product_of_two_inputs(transposed: bool) -> None:
     assert check(nests, {"a": (-1, 13, 24), "b": (-1, *shape)}).families[-1] == "contraction"
 
 
+@pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize("reducer", [Reducer.SUM, Reducer.MAX])
+def test_sums_over_the_rows_of_two_matrices_go_block_by_block(target: str, reducer: Reducer) -> None:
+    """Tiles of 45 columns overlap, so a sum that was left in the result would be added to twice."""
+    product = total(mul(read("a", "g", "l", "i"), read("b", "g", "l", "j")), reducer, l=512)
+    body = call("tanh", mul(number(0.01), product))
+    inputs = {"a": tensor("N", 512, 45), "b": tensor("N", 512, 50)}
+    nests = program(inputs, {}, [nest("y", axes(g="N", i=45, j=50), body)], "y")
+    binary = check(nests, {"a": (-1, 512, 45), "b": (-1, 512, 50)}, target)
+    assert "128 of 512 l at a time" in binary.compiled.steps[0].detail
+
+
 @pytest.mark.parametrize("reducer", [Reducer.SUM, Reducer.PROD, Reducer.MAX, Reducer.MIN])
 @pytest.mark.parametrize("length", [8, 31, 100])
 def test_reduction_along_memory(reducer: Reducer, length: int) -> None:

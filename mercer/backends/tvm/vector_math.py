@@ -2,7 +2,7 @@
 
 TVM's own `exp`, `sin`, ... become one libm call per lane. These forms vectorize; errors in ulp of the correctly rounded
 result are measured in tests/backends/test_tvm_math.py. NaN goes in, NaN comes out. Coefficients: Cephes single
-precision (exp, log, atan, asin), SLEEF (sin), N. Juffa (erf).
+precision (exp, tanh, log, atan, asin), SLEEF (sin), N. Juffa (erf).
 """
 
 from __future__ import annotations
@@ -143,16 +143,17 @@ def with_sign(x: TirExpr, sign: TirExpr) -> TirExpr:
     return from_bits((bits(x) & 0x7FFFFFFF) | (bits(sign) & tirx.const(-0x80000000, "int32")))
 
 
-def _reduced(x: TirExpr) -> tuple[TirExpr, TirExpr]:
-    """(n as int32, r) with x = n ln 2 + r, |r| <= ln(2)/2."""
-    shifted = let(bits(x * const(x, LOG2_E) + const(x, ROUNDER)))
-    n = let(from_bits(shifted) - const(x, ROUNDER))
-    r = let((x - n * const(x, LN2_HIGH)) - n * const(x, LN2_LOW))
-    return let(shifted - 0x4B400000), r
+def _reduced(x: TirExpr, bias: int = 0) -> tuple[TirExpr, TirExpr]:
+    """(n + bias in the low bits of an int32, r) with x = n ln 2 + r, |r| <= ln(2)/2."""
+    rounder = ROUNDER + bias
+    shifted = let(bits(x * const(x, LOG2_E) + const(x, rounder)))
+    n = let(from_bits(shifted) - const(x, rounder))
+    return shifted, let((x - n * const(x, LN2_HIGH)) - n * const(x, LN2_LOW))
 
 
-def _power_of_two(n: TirExpr) -> TirExpr:
-    return from_bits((n + 127) << tirx.const(23, "int32"))
+def _to_exponent(n: TirExpr) -> TirExpr:
+    """The float32 with the low bits of `n` as its exponent, its bias of 127 in them."""
+    return from_bits(n << tirx.const(23, "int32"))
 
 
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -160,27 +161,31 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 
 def exp(x: TirExpr) -> TirExpr:
     """Overflow gives infinity; results below the normal range are rounded to denormals."""
-    n, r = _reduced(clamp(x, -104.0, 89.0))
-    p = polynomial(r, _EXP) * (r * r) + r + const(x, 1.0)
+    n, r = _reduced(clamp(x, -104.0, 89.0), 2 * 127)
     half = let(n >> tirx.const(1, "int32"))
-    return (p * _power_of_two(half)) * _power_of_two(n - half)
+    return (polynomial(r, (*_EXP, 1.0, 1.0)) * _to_exponent(half)) * _to_exponent(n - half)
 
 
 def expm1(x: TirExpr) -> TirExpr:
-    n, r = _reduced(clamp(x, -20.0, 89.0))
+    n, r = _reduced(clamp(x, -20.0, 89.0), 126)
     p = polynomial(r, _EXP) * (r * r) + r
-    scale = let(_power_of_two(n - 1))
+    scale = let(_to_exponent(n))
     result = let(scale * p + (scale - const(x, 0.5)))
-    return select(tirx.EQ(n, 0 * n), p, result + result)
+    return select(tirx.EQ(scale, const(x, 0.5)), p, result + result)
 
 
 def sigmoid(x: TirExpr) -> TirExpr:
     return const(x, 1.0) / (const(x, 1.0) + exp(const(x, 0.0) - x))
 
 
+_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+
+
 def tanh(x: TirExpr) -> TirExpr:
-    t = let(expm1(magnitude(x) * const(x, -2.0)))
-    return with_sign(t / (t + const(x, 2.0)), x)
+    a, s = magnitude(x), let(x * x)
+    inner = polynomial(s, _TANH) * s * x + x
+    outer = const(x, 1.0) - const(x, 2.0) / (exp(a + a) + const(x, 1.0))
+    return select(a < const(x, 0.625), inner, with_sign(outer, x))
 
 
 def sinh(x: TirExpr) -> TirExpr:

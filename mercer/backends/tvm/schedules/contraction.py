@@ -3,19 +3,24 @@
 The outputs of a tile are computed together. Each step of the reduction loads every operand of the tile once and updates
 all accumulators, which stay in vector registers; the rest of the body is applied to them before they are stored.
 Before that, reads with pad are redirected to a padded copy, constants are repacked at compile time so that vectors are
-contiguous, and other tensors are repacked by a nest of their own where the reuse pays for it.
+contiguous, and other tensors are repacked by a nest of their own where the reuse pays for it. A long reduction over
+operands that lie across it goes block by block through all tiles, so that a block stays in cache (see Blocks).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free, free_in_integer, stride
+from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
 from mercer.backends.tvm.schedules import operands
@@ -94,12 +99,103 @@ def _schedule(
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
     tiled = [Axis(f"{axis.name}#", _tiles(axis, best)) for axis in nest.axes]
     work = best.cost * CYCLE * steps * _tile_volume(best)
+    blocks = _blocks(problem, best, tiled)
+    if blocks is not None:
+        cost = work * volume(blocks.inner)
+        detail = f"{detail}, {blocks.size} of {blocks.axis.extent} {blocks.axis.name} at a time"
+        emit = _emit_blocks(nest, best, place, blocks)
+        memory = (blocks.workspace,)
+        return Schedule("contraction", detail, nest, count(blocks.outer), cost, emit, before, constants, memory)
     outer, inner, cost = split(tiled, work)
 
-    def emit(scope: Scope, at: TirExpr) -> None:
+    def emit_tiles(scope: Scope, at: TirExpr) -> None:
         loops(at_outer(scope, outer, at), inner, lambda inside: _tile(inside, nest, best, place))
 
-    return Schedule("contraction", detail, nest, count(outer), cost, emit, before, constants)
+    return Schedule("contraction", detail, nest, count(outer), cost, emit_tiles, before, constants)
+
+
+BLOCK = 128
+"""Steps of a block."""
+
+BLOCK_BYTES = 256 << 10
+"""What a block reads, and what it adds to, at most."""
+
+ACROSS = 33
+"""Elements from one step to the next of an operand that has not been packed for a tile."""
+
+SUMS = "contraction.sums"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The steps of `axis` in blocks of `size`: each for all tiles of `inner`, whose sums lie in memory in between."""
+
+    axis: Axis
+    size: int
+    outer: tuple[Axis, ...]
+    inner: tuple[Axis, ...]
+    dtype: DType
+    volume: int
+
+    @property
+    def count(self) -> int:
+        return self.axis.extent.value // self.size
+
+    @property
+    def workspace(self) -> Operand:
+        return Operand(SUMS, TensorType(self.dtype, (IntExpr.constant(volume(self.inner) * self.volume),)))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One of them at a place of the program: its number, and where the sums of the tile begin."""
+
+    blocks: Blocks
+    number: TirExpr
+    start: TirExpr
+
+
+def _blocks(problem: Problem, best: Tile, tiled: Sequence[Axis]) -> Blocks | None:
+    """None where whole reductions are as good: where they are short, contiguous or hardly shared by tiles."""
+    nest = problem.nest
+    reductions = list(dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)))
+    if len(reductions) != 1 or reductions[0].dtype not in (DType.F32, DType.I32):
+        return None
+    e = _ordered(reductions[0])
+    axis = e.axes[-1]
+    operands_of = list(dict.fromkeys(reads(e.body)))
+    across = [
+        abs(stride(position(r, problem.types[r.tensor]), axis.name) or 0) * best.width >= 128 for r in operands_of
+    ]
+    if not axis.extent.is_constant or axis.extent.value < 4 * BLOCK or axis.extent.value % BLOCK or not all(across):
+        return None
+    shared = [all(a.name in free(r) for r in operands_of) for a in nest.axes]
+    outer = tuple(t for t, each in zip(tiled, shared, strict=True) if each)
+    inner = tuple(t for t, each in zip(tiled, shared, strict=True) if not each)
+    if not all(t.extent.is_constant for t in inner) or volume(inner) < 4:
+        return None
+    extents = {a.name: volume([a]) for a, each in zip(nest.axes, shared, strict=True) if not each}
+    read = sum(BLOCK * math.prod(extents.get(name, 1) for name in free(r)) for r in operands_of)
+    found = Blocks(axis, BLOCK, outer, inner, e.dtype, _tile_volume(best))
+    return found if 4 * max(read, volume(inner) * found.volume) <= BLOCK_BYTES else None
+
+
+def _emit_blocks(nest: Nest, best: Tile, place: IntExpr, blocks: Blocks) -> Callable[[Scope, TirExpr], None]:
+    strides = [volume(blocks.inner[k + 1 :]) * blocks.volume for k in range(len(blocks.inner))]
+
+    def emit(scope: Scope, at: TirExpr) -> None:
+        outside = at_outer(scope, blocks.outer, at)
+        with T.serial(int64(0), int64(blocks.count)) as number:
+
+            def tile(inside: Scope) -> None:
+                start = int64(0)
+                for axis, step in zip(blocks.inner, strides, strict=True):
+                    start = start + inside.indices[axis.name] * int64(step)
+                _tile(inside, nest, best, place, _Block(blocks, number, T.bind(start)))
+
+            loops(replace(outside, done={}, outer=outside), blocks.inner, tile)
+
+    return emit
 
 
 def _tile_volume(best: Tile) -> int:
@@ -117,7 +213,7 @@ def _tiles(axis: Axis, best: Tile) -> IntExpr:
     return axis.extent // factor + axis.extent % factor
 
 
-def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr) -> None:
+def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr, block: _Block | None = None) -> None:
     """One tile: its first element on every axis, then the code for its size."""
     starts: list[TirExpr] = []
     ragged: tuple[TirExpr, Axis] | None = None
@@ -134,45 +230,88 @@ def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr) -> None:
         starts.append(vm.let(start))
     inside = scope.inside(nest.axes, starts)
     if ragged is None:
-        _micro_kernel(inside, nest, best, best.factors, place)
+        _micro_kernel(inside, nest, best, best.factors, place, block)
         return
     whole_tile, axis = ragged
     with T.If(whole_tile):
         with T.Then():
-            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, best.factors, place)
+            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, best.factors, place, block)
         with T.Else():
             single = {**best.factors, axis.name: 1}
-            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, single, place)
+            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, single, place, block)
 
 
-def _micro_kernel(scope: Scope, nest: Nest, best: Tile, factors: dict[str, int], place: IntExpr) -> None:
+def _micro_kernel(
+    scope: Scope, nest: Nest, best: Tile, factors: Mapping[str, int], place: IntExpr, block: _Block | None
+) -> None:
     """All outputs of a tile: accumulate, finish, store."""
     extent = next(axis.extent for axis in nest.axes if axis.name == best.lane)
     scope = replace(scope.vector(best.lane, scope.indices[best.lane], best.width, (ZERO, extent - 1)), offsets={})
     steps = [range(0, k, best.width if name == best.lane else 1) for name, k in factors.items()]
     offsets = [dict(zip(factors, combination, strict=True)) for combination in itertools.product(*steps)]
     for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)):
-        _accumulate(scope, _ordered(e), e, offsets, best.width)
-    for offset in offsets:
-        at = scope.at(offset)
-        at.store(scope.tensors[nest.target], place, at.value(nest.body))
+        if block is None:
+            _accumulate(scope, _ordered(e), e, offsets, best.width)
+        else:
+            _accumulate_block(scope, _ordered(e), e, offsets, best.width, block)
+
+    def finish() -> None:
+        for offset in offsets:
+            at = scope.at(offset)
+            at.store(scope.tensors[nest.target], place, at.value(nest.body))
+
+    if block is None:
+        finish()
+        return
+    with T.If(tirx.EQ(block.number, int64(block.blocks.count - 1))):
+        with T.Then():
+            finish()
 
 
 def _accumulate(scope: Scope, e: Reduce, key: Reduce, offsets: Sequence[dict[str, int]], width: int) -> None:
     """Leave the value of the reduction for every element of the tile in `scope.done`."""
-    dtype = wide(e.dtype)
-    totals = [vm.registers(width, dtype) for _ in offsets]
+    totals = [vm.registers(width, wide(e.dtype)) for _ in offsets]
     everything = vm.whole(width)
     for total in totals:
         T.buffer_store(total, vm.broadcast(identity(e.reducer, e.dtype), width), [everything])
-
-    def step(inside: Scope) -> None:
-        for total, offset in zip(totals, offsets, strict=True):
-            term = vm.broadcast(vm.cast(inside.at(offset).value(e.body), dtype), width)
-            T.buffer_store(total, combine(e.reducer, total[everything], term), [everything])
-
-    loops(scope, e.axes, step)
+    loops(scope, e.axes, lambda inside: _step(inside, e, totals, offsets, width))
     for total, offset in zip(totals, offsets, strict=True):
+        at = scope.at(offset)
+        at.done[at.key(key, free(key))] = vm.let(convert(total[everything], e.dtype))
+
+
+def _step(scope: Scope, e: Reduce, totals: Sequence[Any], offsets: Sequence[dict[str, int]], width: int) -> None:
+    everything = vm.whole(width)
+    for total, offset in zip(totals, offsets, strict=True):
+        term = vm.broadcast(vm.cast(scope.at(offset).value(e.body), wide(e.dtype)), width)
+        T.buffer_store(total, combine(e.reducer, total[everything], term), [everything])
+
+
+def _accumulate_block(
+    scope: Scope, e: Reduce, key: Reduce, offsets: Sequence[dict[str, int]], width: int, block: _Block
+) -> None:
+    """The same for one block of the steps, on top of the sums in memory."""
+    blocks, memory = block.blocks, scope.tensors[SUMS].buffer
+    totals = [vm.registers(width, wide(e.dtype)) for _ in offsets]
+    everything = vm.whole(width)
+    starts = [block.start + int64(k * width) for k in range(len(offsets))]
+    places = [T.ramp(start, int64(1), width) if width > 1 else start for start in starts]
+    with T.If(tirx.EQ(block.number, int64(0))):
+        with T.Then():
+            for total in totals:
+                T.buffer_store(total, vm.broadcast(identity(e.reducer, e.dtype), width), [everything])
+        with T.Else():
+            for total, place in zip(totals, places, strict=True):
+                T.buffer_store(total, memory[place], [everything])
+
+    def block_steps(inside: Scope) -> None:
+        with T.serial(int64(0), int64(blocks.size)) as i:
+            index = T.bind(block.number * int64(blocks.size) + i)
+            _step(inside.inside([blocks.axis], [index]), e, totals, offsets, width)
+
+    loops(scope, [axis for axis in e.axes if axis != blocks.axis], block_steps)
+    for total, place, offset in zip(totals, places, offsets, strict=True):
+        T.buffer_store(memory, total[everything], [place])
         at = scope.at(offset)
         at.done[at.key(key, free(key))] = vm.let(convert(total[everything], e.dtype))
 
