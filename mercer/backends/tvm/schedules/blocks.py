@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,11 @@ def clear(buffer: Any, start: TirExpr, count: int, width: int) -> None:
     """Zeros into a run of known length."""
     for place, size in pieces(count, width):
         store(buffer, start + int64(place), zeros(size))
+
+
+def prefetch(buffer: Any, place: TirExpr) -> None:
+    """Ask for a cache line that will be read."""
+    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[place]), 0, 3, 1))
 
 
 def pieces(count: int, width: int) -> list[tuple[int, int]]:
@@ -118,21 +123,27 @@ class Tile:
                 T.buffer_store(total, value, [vm.whole(self.width)])
         return sums
 
-    def multiply(self, sums: list[list[Any]], left: Matrix, right: Matrix, steps: TirExpr, unroll: int = 1) -> None:
+    def multiply(
+        self,
+        sums: list[list[Any]],
+        left: Matrix,
+        right: Matrix,
+        steps: TirExpr,
+        soon: Callable[[TirExpr], TirExpr] | None = None,
+    ) -> None:
         """sums[i][v] += left[i, k] * right[v, k] for all k; elements of the left are broadcast.
 
-        `right.row` is the width of a vector. `steps` is a multiple of `unroll`.
+        `right.row` is the width of a vector. Step k asks for the place `soon(k)` of the right.
         """
         whole = vm.whole(self.width)
-        with T.serial(int64(0), steps // int64(unroll) if unroll > 1 else steps) as block:
-            for u in range(unroll):
-                k = block * int64(unroll) + int64(u) if unroll > 1 else block
-                vectors = [load(right.buffer, right.place(v, k), self.width) for v in range(self.vectors)]
-                for i, row in enumerate(sums):
-                    factor = vm.broadcast(left.buffer[left.place(i, k)], self.width)
-                    factor = vm.let(factor)
-                    for vector, total in zip(vectors, row, strict=True):
-                        T.buffer_store(total, total[whole] + factor * vector, [whole])
+        with T.serial(int64(0), steps) as k:
+            vectors = [load(right.buffer, right.place(v, k), self.width) for v in range(self.vectors)]
+            if soon is not None:
+                prefetch(right.buffer, soon(k))
+            for i, row in enumerate(sums):
+                factor = vm.let(vm.broadcast(left.buffer[left.place(i, k)], self.width))
+                for vector, total in zip(vectors, row, strict=True):
+                    T.buffer_store(total, total[whole] + factor * vector, [whole])
 
     def values(self, sums: list[list[Any]]) -> list[list[TirExpr]]:
         return [[vm.let(total[vm.whole(self.width)]) for total in row] for row in sums]

@@ -10,9 +10,9 @@ terms run innermost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -34,16 +34,26 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import Array, Data, TensorType
 
-TERMS = 256
+TERMS = 384
 """Terms whose inputs are copied at once: a tile of them stays in the first cache."""
 
 LARGEST = 48 * 1024
 """Elements that a unit may have in its copy."""
 
+NEAR = 7 * 1024
+"""Elements that the first cache holds."""
+
 PANEL, SUMS = "(panel)", "(sums)"
 
 UNITS = 8
 """Units that one image should give at least, so that several cores find work."""
+
+
+Columns: TypeAlias = tuple[int, int, int]
+"""(first pixel, tiles, vectors of a tile)"""
+
+Rows: TypeAlias = tuple[int, int, int]
+"""(first channel, tiles, rows of a tile)"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,8 @@ class Direct:
     def blocks(self) -> int:
         return -(-self.convolution.channels // self.channels)
 
-    def column_tiles(self) -> list[tuple[int, int, int]]:
-        """(first pixel, tiles, vectors of a tile): the last tile may overlap the one before."""
+    def column_tiles(self) -> list[Columns]:
+        """The last tile may overlap the one before."""
         double = 2 * self.lanes
         whole, rest = divmod(self.pixels, double)
         found = [(0, whole, 2)] if whole else []
@@ -89,8 +99,7 @@ class Direct:
             found.append((self.pixels - vectors * self.lanes, 1, vectors))
         return found
 
-    def row_tiles(self) -> list[tuple[int, int, int]]:
-        """(first channel, tiles, rows of a tile)"""
+    def row_tiles(self) -> list[Rows]:
         return tiles_of(self.outputs, self.height)
 
     def sums(self, count: int) -> int:
@@ -104,8 +113,8 @@ class Direct:
         return (panel,) if self.blocks == 1 else (panel, sums)
 
 
-def tiles_of(count: int, height: int) -> list[tuple[int, int, int]]:
-    """Rows as tiles of `height` and at most two lower ones: (first row, tiles, rows of a tile)."""
+def tiles_of(count: int, height: int) -> list[Rows]:
+    """Rows as tiles of `height` and at most two lower ones."""
     whole, rest = divmod(count, height)
     if not rest:
         return [(0, whole, height)]
@@ -198,7 +207,10 @@ def _cost(found: Direct) -> float:
     for _, rows_count, rows in found.row_tiles():
         for _, count, vectors in found.column_tiles():
             work = max(rows * vectors / 2, 4.0, (rows + vectors) / 2)
-            tile_cycles += rows_count * count * (terms * (work + 0.5) + 30 * found.blocks * rows * vectors / 6)
+            ends = 30 * found.blocks * rows * vectors / 6
+            if found.blocks == 1 and found.terms * found.pitch > NEAR:
+                ends += 6 * rows  # every row is stored into another page
+            tile_cycles += rows_count * count * (terms * (work + 0.5) + ends)
     copies = terms * found.rows * (len(blocks.pieces(horizontal.outputs, found.lanes)) * 1.5 + 2)
     if horizontal.stride > 1:
         copies *= 2
@@ -273,21 +285,15 @@ class _Unit:
         panel = self.scope.tensors[PANEL].buffer
         if best.blocks == 1:
             self.copy(panel, int64(0), int64(best.channels))
-            for columns in best.column_tiles():
-                for rows in best.row_tiles():
-                    self.tiles(panel, columns, rows)
+            self.tiles(panel)
             return
         sums = self.scope.tensors[SUMS].buffer
         with T.serial(int64(0), int64(best.blocks)) as block:
             first = vm.let(block * int64(best.channels))
             channels = vm.let(T.min(int64(best.channels), int64(self.convolution.channels) - first))
             self.copy(panel, first, channels)
-            for number, columns in enumerate(best.column_tiles()):
-                for rows in best.row_tiles():
-                    self.partial(panel, sums, number, columns, rows, block, channels)
-        for number, columns in enumerate(best.column_tiles()):
-            for rows in best.row_tiles():
-                self.finish(sums, number, columns, rows)
+            self.partial(panel, sums, block, channels)
+        self.finish(sums)
 
     # --- the copy
 
@@ -335,7 +341,7 @@ class _Unit:
 
     # --- the product
 
-    def _left(self, rows: tuple[int, int, int], tile: TirExpr) -> Matrix:
+    def _left(self, rows: Rows, tile: TirExpr) -> Matrix:
         """Weights of a tile, one after the other."""
         start, _, height = rows
         terms = self.convolution.channels * self.convolution.taps
@@ -345,16 +351,35 @@ class _Unit:
     def _right(self, panel: Any, pixel: TirExpr) -> Matrix:
         return Matrix(panel, pixel, self.best.lanes, self.best.pitch)
 
-    def tiles(self, panel: Any, columns: tuple[int, int, int], rows: tuple[int, int, int]) -> None:
+    def tiles(self, panel: Any) -> None:
+        """The innermost loop runs along pixels when all copies stay in the first cache, else along channels."""
         best = self.best
-        (first, across, vectors), (start, down, height) = columns, rows
-        kernel = Tile(height, vectors, best.lanes)
-        with T.serial(int64(0), int64(across)) as column:
+
+        def tile(columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> None:
+            (first, _, vectors), (start, _, height) = columns, rows
+            kernel = Tile(height, vectors, best.lanes)
             pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
-            with T.serial(int64(0), int64(down)) as tile:
-                sums = kernel.start()
-                kernel.multiply(sums, self._left(rows, tile), self._right(panel, pixel), int64(best.terms))
-                self._store(kernel.values(sums), pixel, int64(start) + tile * int64(height))
+            sums = kernel.start()
+            kernel.multiply(sums, self._left(rows, number), self._right(panel, pixel), int64(best.terms))
+            self._store(kernel.values(sums), pixel, int64(start) + number * int64(height))
+
+        self._over(best.terms * best.pitch <= NEAR, tile)
+
+    def _over(self, along_pixels: bool, code: Callable[[Columns, Rows, TirExpr, TirExpr], None]) -> None:
+        """Code for every tile."""
+        columns, rows = self.best.column_tiles(), self.best.row_tiles()
+        if along_pixels:
+            for each in rows:
+                with T.serial(int64(0), int64(each[1])) as number:
+                    for across in columns:
+                        with T.serial(int64(0), int64(across[1])) as column:
+                            code(across, each, column, number)
+            return
+        for across in columns:
+            with T.serial(int64(0), int64(across[1])) as column:
+                for each in rows:
+                    with T.serial(int64(0), int64(each[1])) as number:
+                        code(across, each, column, number)
 
     def _store(self, values: list[list[TirExpr]], pixel: TirExpr, channel: TirExpr) -> None:
         width = self.best.lanes
@@ -364,64 +389,49 @@ class _Unit:
 
     # --- several blocks of terms: sums wait in memory
 
-    def _waiting(
-        self, number: int, column: TirExpr, tile: TirExpr, vectors: int, rows: tuple[int, int, int]
-    ) -> TirExpr:
-        start, _, height = rows
-        width = vectors * self.best.lanes
-        first = int64(self.best.sums(number) + start * width)
-        return vm.let(first + column * int64(width * self.best.outputs) + tile * int64(height * width))
+    def _waiting(self, columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> list[list[TirExpr]]:
+        """Where the sums of a tile are."""
+        best, (_, _, vectors), (start, _, height) = self.best, columns, rows
+        width = vectors * best.lanes
+        first = int64(best.sums(best.column_tiles().index(columns)) + start * width)
+        first = vm.let(first + column * int64(width * best.outputs) + number * int64(height * width))
+        return [[first + int64(i * width + v * best.lanes) for v in range(vectors)] for i in range(height)]
 
-    def partial(
-        self,
-        panel: Any,
-        sums: Any,
-        number: int,
-        columns: tuple[int, int, int],
-        rows: tuple[int, int, int],
-        block: TirExpr,
-        channels: TirExpr,
-    ) -> None:
+    def partial(self, panel: Any, sums: Any, block: TirExpr, channels: TirExpr) -> None:
         best = self.best
-        (first, across, vectors), (_, down, height) = columns, rows
-        kernel = Tile(height, vectors, best.lanes)
-        taps = self.convolution.taps
-        with T.serial(int64(0), int64(across)) as column:
+
+        def tile(columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> None:
+            (first, _, vectors), (_, _, height) = columns, rows
+            kernel = Tile(height, vectors, best.lanes)
             pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
-            with T.serial(int64(0), int64(down)) as tile:
-                waiting = self._waiting(number, column, tile, vectors, rows)
-                left = self._left(rows, tile)
-                left = replace(left, start=vm.let(left.start + block * int64(best.terms * height)))
-                registers = kernel.start()
-                places = {
-                    (i, v): waiting + int64((i * vectors + v) * best.lanes)
-                    for i in range(height)
-                    for v in range(vectors)
-                }
-                with T.If(block > int64(0)):
-                    with T.Then():
-                        for (i, v), place in places.items():
+            waiting = self._waiting(columns, rows, column, number)
+            left = self._left(rows, number)
+            left = replace(left, start=vm.let(left.start + block * int64(best.terms * height)))
+            registers = kernel.start()
+            with T.If(block > int64(0)):
+                with T.Then():
+                    for line, places in zip(registers, waiting, strict=True):
+                        for register, place in zip(line, places, strict=True):
                             value = sums[blocks.at(place, best.lanes)]
-                            T.buffer_store(registers[i][v], value, [vm.whole(best.lanes)])
-                kernel.multiply(registers, left, self._right(panel, pixel), channels * int64(taps))
-                for (i, v), place in places.items():
-                    blocks.store(sums, place, registers[i][v][vm.whole(best.lanes)])
+                            T.buffer_store(register, value, [vm.whole(best.lanes)])
+            kernel.multiply(registers, left, self._right(panel, pixel), channels * int64(self.convolution.taps))
+            for line, places in zip(kernel.values(registers), waiting, strict=True):
+                for value, place in zip(line, places, strict=True):
+                    blocks.store(sums, place, value)
 
-    def finish(self, sums: Any, number: int, columns: tuple[int, int, int], rows: tuple[int, int, int]) -> None:
+        self._over(False, tile)
+
+    def finish(self, sums: Any) -> None:
         best = self.best
-        (first, across, vectors), (start, down, height) = columns, rows
-        with T.serial(int64(0), int64(across)) as column:
+
+        def tile(columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> None:
+            (first, _, vectors), (start, _, height) = columns, rows
             pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
-            with T.serial(int64(0), int64(down)) as tile:
-                waiting = self._waiting(number, column, tile, vectors, rows)
-                values = [
-                    [
-                        blocks.load(sums, waiting + int64((i * vectors + v) * best.lanes), best.lanes)
-                        for v in range(vectors)
-                    ]
-                    for i in range(height)
-                ]
-                self._store(values, pixel, int64(start) + tile * int64(height))
+            waiting = self._waiting(columns, rows, column, number)
+            values = [[blocks.load(sums, place, best.lanes) for place in places] for places in waiting]
+            self._store(values, pixel, int64(start) + number * int64(height))
+
+        self._over(True, tile)
 
 
 def _range(window: Window, tap: int) -> tuple[int, int]:

@@ -184,6 +184,9 @@ def _obstacle(convolution: Convolution, target: Target) -> str:
 CACHE = 120_000
 """Elements of f32 that may wait between two phases."""
 
+PASSES = 4
+"""Up to this many uses of a block of weights, the next one is asked for in time."""
+
 UNITS = 4
 """Units that one image should give at least."""
 
@@ -365,16 +368,27 @@ class _Unit:
         tiles = self.rows * int64(best.across)
         count = vm.let(T.truncdiv(tiles + int64(best.height - 1), int64(best.height)))
         pairs = best.group // width
+        passes = best.tiles // best.height
+
+        def weights(place: TirExpr, pair: TirExpr) -> TirExpr:
+            number = (self.part * int64(best.places) + place) * int64(best.outputs // width)
+            return vm.let((number + group * int64(pairs) + pair) * int64(channels * width))
+
         with T.serial(int64(0), int64(best.places)) as place:
             with T.serial(int64(0), int64(pairs)) as pair:
-                number = (self.part * int64(best.places) + place) * int64(best.outputs // width)
-                number = number + group * int64(pairs) + pair
-                right = Matrix(self.weights, vm.let(number * int64(channels * width)), best.lanes, width)
+                right = Matrix(self.weights, weights(place, pair), best.lanes, width)
+                following = vm.let(place + T.truncdiv(pair + int64(1), int64(pairs)))
+                next_weights = weights(following, T.truncmod(pair + int64(1), int64(pairs)))
                 with T.serial(int64(0), count) as tile:
                     start = place * int64(best.transformed_pitch) + tile * int64(best.height * channels)
                     left = Matrix(self.transformed, vm.let(start), channels, 1)
                     sums = kernel.start()
-                    kernel.multiply(sums, left, right, int64(channels))
+                    share = vm.let(next_weights + tile * int64(-(-channels // passes) * width))
+
+                    def soon(k: TirExpr, share: TirExpr = share) -> TirExpr:
+                        return share + T.truncdiv(k, int64(passes)) * int64(width)
+
+                    kernel.multiply(sums, left, right, int64(channels), soon if passes <= PASSES else None)
                     target = place * int64(best.products_pitch) + tile * int64(best.height * best.group)
                     target = vm.let(target + pair * int64(width))
                     for i, line in enumerate(kernel.values(sums)):
