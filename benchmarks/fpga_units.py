@@ -100,6 +100,24 @@ UNITS: Mapping[str, Unit] = {
         """return fixed_deform_conv2d_v1(x, widen(offset), w; pad = 1, stride = 2, groups = 2, fraction = 7,
           zero = -4)""",
     ),
+    "deformable, rounded": Unit(
+        "x: i8[N, 2, 4, 4], offset: i8[N, 18, 4, 4]", "i32[N, 3, 4, 4]", "w: i8[3, 2, 3, 3]",
+        "return fixed_deform_conv2d_v1(x, widen(offset), w; pad = 1, fraction = 0, zero = 5)",
+    ),
+    "deformable, square": Unit(
+        "x: i8[N, 2, 4, 4], t: i8[N, 1, 4, 4]", "i32[N, 2, 4, 4]", "w: i8[2, 2, 3, 3]",
+        "return fixed_deform_conv2d_v1(x, square_offsets(widen(t); window = 3), w; pad = 1, fraction = 5)",
+    ),
+    "deformable, square, rounded, depthwise": Unit(
+        "x: i8[N, 2, 5, 4], t: i8[N, 1, 3, 4]", "i32[N, 2, 3, 4]", "w: i8[2, 1, 5, 3]",
+        """return fixed_deform_conv2d_v1(x, square_offsets(widen(t); window = [5, 3]), w; pad = [2, 1], stride = [2, 1],
+          groups = 2, fraction = 0, zero = -4)""",
+    ),
+    "deformable, offset groups": Unit(
+        "x: i8[N, 4, 3, 3]", "i32[N, 2, 3, 3]", "wo: i8[36, 4, 1, 1]; m: i32[1]; w: i8[2, 4, 3, 3]",
+        """offset = rescale(conv2d(widen(x), widen(wo)), m; shift = 20, low = -128, high = 127)
+        return fixed_deform_conv2d_v1(x, offset, w; pad = 1, offset_groups = 2, fraction = 6)""",
+    ),
     "kernel machine, squares": Unit(
         "x: i8[N, 6]", "i32[N, 3]", "w: i8[8, 6]; m: i32[1]; t: i8[256]; wo: i8[3, 8]",
         """d = squared_distances(widen(x; zero = 3), widen(w; zero = 3))
@@ -119,6 +137,15 @@ UNITS: Mapping[str, Unit] = {
         "x: i8[N, 6]", "i32[N, 3]", "w: i8[8, 6]; b: i32[8]; m: i32[1]; t: i8[1024]; wo: i8[3, 8]",
         """p = wrap(linear(widen(x), widen(w)) + b, m; shift = 16, bits = 10)
         return linear(widen(lookup(p, t; low = 0)), widen(wo))""", 24,
+    ),
+    "random features, Sigma-Delta": Unit(
+        "x: i8[N, 6]", "i32[N, 3]", "w: i8[32, 6]; b: i32[32]; m: i32[1]; t: i8[1024]; wo: i8[3, 4]",
+        """p = wrap(linear(widen(x), widen(w)) + b, m; shift = 16, bits = 10)
+        sums = condense(sigma_delta(i32(lookup(p, t; low = 0)); high = 127, block = 8); block = 8)
+        return linear(sums, widen(wo))""", 48,
+    ),
+    "Sigma-Delta codes": Unit(
+        "x: i8[N, 16]", "i8[N, 16]", "", "return sigma_delta(i32(x); high = 100, order = 2, bits = 3, block = 8)", 4,
     ),
     "SIREN": Unit(
         "x: i8[N, 2]", "i8[N, 3]", "w: i8[8, 2]; m: i32[8]; t: i8[256]; wh: i8[8, 8]; wo: i8[3, 8]; mo: i32[3]",
