@@ -349,7 +349,7 @@ def explain(file: ArtifactFile, as_json: Json = False) -> None:
 def bench(
     file: ArtifactFile,
     against: Annotated[
-        str, typer.Option(help="torch (eager), inductor (torch.compile), separated by commas")
+        str, typer.Option(help="torch (eager), inductor (torch.compile), onnxruntime, openvino, separated by commas")
     ] = "torch",
     batch: Annotated[str, typer.Option(help="batch sizes, separated by commas")] = "1,64",
     sizes: Annotated[list[str] | None, typer.Option("--set", metavar="DIM=SIZE", help="another symbolic dim")] = None,

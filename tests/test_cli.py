@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -555,6 +556,20 @@ def test_bench_says_what_is_missing(run: Command, compiled: Path, monkeypatch: p
     row = found["latency"][1]
     assert row["microseconds"] is None
     assert "g++" in row["missing"]
+
+
+@pytest.mark.usefixtures("quick_bench")
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_bench_against_engines(run: Command, compiled: Path, engine: str) -> None:
+    parts = [part for part in (engine, "onnx", "onnxscript") if importlib.util.find_spec(part) is None]
+    found = json.loads(run("bench", compiled, "--against", engine, "--batch", "2", "--json").out)
+    row = found["latency"][1]
+    assert row["system"] == engine
+    if parts:
+        assert row["microseconds"] is None
+        assert row["missing"] == f"{', '.join(parts)} not installed: pip install 'mercer[bench]'"
+    else:
+        assert row["microseconds"] > 0
 
 
 def test_wrong_requests_to_bench(run: Command, compiled: Path) -> None:

@@ -1,22 +1,22 @@
-"""Latency of several callables side by side, and the peers that an artifact is compared with."""
+"""Latency of an artifact and its peers side by side."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mercer.compiler import UsageError, library_of, parse_ir
-from mercer.ir.graph import Constant, Graph
-from mercer.ir.types import Array, Data
-from mercer.runtime.artifact import DTYPES, Artifact, Signature, evaluate_dim, free_symbols
+from mercer.commands.peers import PEERS, TimedCall
+from mercer.compiler import UsageError
+from mercer.ir.types import Array
+from mercer.runtime.artifact import DTYPES, Signature, evaluate_dim, free_symbols
 from mercer.runtime.errors import nearest
 from mercer.runtime.session import Executable
 
@@ -61,9 +61,9 @@ def interleaved(calls: Mapping[Name, Callable[[], object]]) -> dict[Name, float]
 
 
 def side_by_side(
-    executable: Executable, inputs: Sequence[Array], peers: Mapping[str, Callable[[], object]]
+    executable: Executable, inputs: Sequence[Array], peers: Mapping[str, TimedCall]
 ) -> dict[str, tuple[float, int]]:
-    """Median microseconds and threads of the executable, called `mercer`, and of its peers, which run in PyTorch.
+    """Median microseconds and threads of the executable, called `mercer`, and of its peers.
 
     Each gets one thread and all of them, and what is faster counts: with little to do, or on a busy machine, threads
     mostly wait for each other.
@@ -81,23 +81,13 @@ def side_by_side(
         return limited
 
     calls = {("mercer", count): mercer(count) for count in counts}
-    calls |= {(name, count): _with_threads(call, count) for name, call in peers.items() for count in counts}
+    calls |= {(name, count): functools.partial(call, count) for name, call in peers.items() for count in counts}
     found: dict[str, tuple[float, int]] = {}
     with torch_threads(threads, peers):
         for (name, count), time in interleaved(calls).items():
             found[name] = min(found.get(name, (time, count)), (time, count))
     executable.threads = threads
     return found
-
-
-def _with_threads(call: Callable[[], object], count: int) -> Callable[[], object]:
-    import torch
-
-    def limited() -> object:
-        torch.set_num_threads(count)
-        return call()
-
-    return limited
 
 
 def random_inputs(signature: Signature, sizes: Mapping[str, int], seed: int = 0) -> tuple[Array, ...]:
@@ -160,73 +150,3 @@ def torch_threads(count: int, needed: object = True) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# --- peers ------------------------------------------------------------------------------------------------------------
-
-
-def _eager(artifact: Artifact, inputs: Sequence[Array]) -> Callable[[], object] | str:
-    return _peer(artifact, inputs, compiled=False)
-
-
-def _inductor(artifact: Artifact, inputs: Sequence[Array]) -> Callable[[], object] | str:
-    if shutil.which("g++") is None:
-        return "torch.compile needs g++, which is not on the PATH"
-    return _peer(artifact, inputs, compiled=True)
-
-
-PEERS: dict[str, Callable[[Artifact, Sequence[Array]], Callable[[], object] | str]] = {
-    "torch": _eager,
-    "inductor": _inductor,
-}
-"""What gives a call on the given inputs, or says why it cannot be had here."""
-
-
-def _peer(artifact: Artifact, inputs: Sequence[Array], compiled: bool) -> Callable[[], object] | str:
-    if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed"
-    import torch
-
-    from mercer.backends.torch import module
-
-    on_gpu = artifact.manifest.target.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        return "this PyTorch has no CUDA"
-    device = "cuda" if on_gpu else "cpu"
-    graph = graph_of(artifact)
-    weights = {p.name: np.zeros([d.value for d in p.type.shape], p.type.dtype.numpy) for p in graph.parameters}
-    net: Any = module(graph, library_of(graph), weights).eval().to(device)
-    if compiled:
-        net = torch.compile(net)
-    tensors = [torch.from_numpy(x).to(device) for x in inputs]
-
-    def call() -> object:
-        with torch.inference_mode():
-            result = net(*tensors)
-        if on_gpu:
-            torch.cuda.synchronize()
-        return result
-
-    return call
-
-
-def graph_of(artifact: Artifact) -> Graph:
-    """The optimized graph of an artifact. Contents that the binary keeps in another form are replaced by random ones:
-    the graph is there to be timed, and no time depends on them."""
-    from safetensors.numpy import load
-
-    stored = load(artifact.members.get("weights.safetensors", b""))
-    graph, _ = parse_ir(artifact.member("ir/graph.mir").decode(), "ir/graph.mir")
-    assert isinstance(graph, Graph)
-    generator = np.random.default_rng(0)
-
-    def filled(constant: Constant) -> Constant:
-        if constant.data.array is not None:
-            return constant
-        array = stored.get(constant.name)
-        if array is None or Data(array).digest != constant.data.digest:
-            shape = [extent.value for extent in constant.type.shape]
-            array = (0.1 * generator.standard_normal(shape)).astype(constant.type.dtype.numpy)
-        return replace(constant, data=Data(array))
-
-    return replace(graph, constants=tuple(map(filled, graph.constants)))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mercer.commands.bench import side_by_side, torch_threads
+from mercer.commands.peers import on_torch
 from mercer.commands.show import progress_bar, show_json, show_table, size_text, time_text, write_whole
 from mercer.compiler import Program, UsageError, compile, parse
 from mercer.runtime.session import Executable, load
@@ -191,7 +192,7 @@ def _compare(
             return net(torch.from_numpy(x)).numpy()
 
     def latency(x: Floats) -> dict[str, tuple[float, int]]:
-        return side_by_side(executable, (x,), {"torch": lambda: eager(x)})
+        return side_by_side(executable, (x,), {"torch": on_torch(lambda: eager(x))})
 
     expected: Floats = eager(split.test_x)
     actual: Floats = executable(split.test_x)
