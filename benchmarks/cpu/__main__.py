@@ -48,6 +48,10 @@ def main() -> None:
     rows: list[Row] = []
     start = time.monotonic()
     for number, workload in enumerate(workloads, 1):
+        if time.monotonic() - start > 60 * options.minutes:
+            left = ", ".join(each.name for each in workloads[number - 1 :])
+            report.console.print(f"[red]{options.minutes:g} minutes are over; not measured: {left}[/]")
+            break
         for row in measure(workload, settings):
             rows.append(row)
             report.print_row(row, roofs[row.threads])
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", help=f"of {', '.join(PEERS)}; all by default, Mercer always")
     parser.add_argument("--rounds", type=int, default=9, help="rounds in which the systems take turns")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds that a system may take to compile")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no workload after so many minutes")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--svg", type=Path, help="write a bar plot there")
     parser.add_argument("--compile-cores", help="cores for everything but timing; all by default")
@@ -84,13 +89,14 @@ def _chosen(options: argparse.Namespace) -> list[Workload]:
     for name in (options.peers or "").split(","):
         if name and name not in PEERS:
             sys.exit(f"there is no peer {name}; they are {', '.join(PEERS)}")
-    return [
+    chosen = [
         workload
         for name, workload in WORKLOADS.items()
         if (not options.names or any(fnmatch.fnmatch(name, pattern) for pattern in options.names))
         and (not options.family or options.family in workload.family)
         and (not options.quick or workload.quick)
     ]
+    return sorted(chosen, key=lambda workload: workload.batch)
 
 
 if __name__ == "__main__":

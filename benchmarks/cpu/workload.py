@@ -69,6 +69,11 @@ class Workload:
         """The form whose result in float64 all others are compared with."""
         return self.forms[self.reference or next(iter(self.forms))]
 
+    @property
+    def batch(self) -> int:
+        """Large batches come last in the table."""
+        return 16 if self.name.endswith("-b16") else 1
+
     def arrays(self) -> tuple[Array, ...]:
         generator = np.random.default_rng(1)
         return tuple(item.draw(generator) for item in self.inputs)
