@@ -1,12 +1,14 @@
 """A scan as TIR: independent rows in parallel, the steps of a row in order, the statements of a step as scheduled.
 
-Leading axes that no statement of the body mixes make rows, whose steps do not wait for each other. The state of a row
-lives where its last value is wanted; a statement that reads only the element which it replaces, and computes each once,
-writes over it. A slice that lies in one piece is written where it is stacked.
+Leading axes that no statement of the body mixes make rows, whose steps do not wait for each other; where there are few,
+the next such axis is cut into chunks, which are rows then. The state of a row lives where its last value is wanted; a
+statement that reads only the element which it replaces, and computes each once, writes over it. A slice that lies in
+one piece is written where it is stacked.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +26,7 @@ from mercer.backends.tvm.schedules.common import Problem, count, size, unravel
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr, Read, reads, substitute, transform
-from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement, defined
 from mercer.ir.types import TensorType
@@ -50,7 +52,7 @@ class _Scan:
 
     def __init__(self, statement: Primitive, scan: Scan, target: Target, rule: Rule) -> None:
         self.statement, self.scan, self.target, self.rule = statement, scan, target, rule
-        self.body = _distinct_outputs(scan)
+        self.body = in_chunks(_distinct_outputs(scan), scan, target)
         self.types = self.body.types()
         carried = scan.carried
         self.carried = [value.name for value in self.body.inputs[:carried]]
@@ -69,9 +71,9 @@ class _Scan:
         self.steps = [self._step(s) for s in self.body.statements if not _is_view(s)]
         self.replaced = self._replaced()
         self.stacked = {
-            name: target.name
+            name: (target.name, axis)
             for name, target, axis in zip(self.slices, statement.targets[carried:], scan.axes, strict=True)
-            if axis == depth
+            if axis <= depth
         }
         views = [s for s in self.body.statements if isinstance(s, Primitive) and _is_view(s)]
         self.views = {s.targets[0].name: s.operands[0] for s in views}
@@ -89,23 +91,9 @@ class _Scan:
 
     def _rows(self) -> tuple[Axis, ...]:
         """Leading axes along which every tensor of the body is read only where it is written; one axis stays inside."""
-        nests = [s for s in self.body.statements if isinstance(s, Nest)]
-        if len(nests) != len(self.body.statements):
-            return ()
-        rows: list[Axis] = []
-        shapes = [self.types[name].shape for name in self.own]
-        for k in range(min(map(len, shapes)) - 1):
-            same = {shape[k] for shape in shapes}
-            straight = all(
-                read.indices[k] == IntExpr.var(nest.axes[k].name)
-                for nest in nests
-                for read in reads(nest.body)
-                if read.tensor in self.own
-            )
-            if len(same) > 1 or not straight:
-                break
-            rows.append(Axis(f"row{k}", same.pop()))
-        return tuple(rows)
+        extents = _separate(self.body, self.scan)
+        inside = min(len(self.types[name].shape) for name in self.own) - 1
+        return tuple(Axis(f"row{k}", extent) for k, extent in enumerate(extents[: max(0, inside)]))
 
     def _step(self, statement: Statement) -> _Step:
         types = {**self.types, **self.local}
@@ -175,8 +163,11 @@ class _Scan:
         with T.serial(int64(0), scope.integer(scan.extent)) as step:
 
             def slice_of(name: str) -> Tensor:
-                start = (row * scope.integer(scan.extent) + step) * scope.integer(elements(self.local[name].shape))
-                return Tensor(scope.tensors[self.stacked[name]].buffer, self.local[name], T.bind(start))
+                target, axis = self.stacked[name]
+                inner = T.bind(scope.integer(count(self.rows[axis:])))
+                before = T.truncdiv(row, inner) * scope.integer(scan.extent) + step
+                start = (before * inner + T.truncmod(row, inner)) * scope.integer(elements(self.local[name].shape))
+                return Tensor(scope.tensors[target].buffer, self.local[name], T.bind(start))
 
             if not scan.until:
                 self._emit_step(scope, outside, step, {name: slice_of(name) for name in self.stacked})
@@ -220,6 +211,77 @@ class _Scan:
             scope.store(whole, flatten(every, whole.type), scope.load(slice_, flatten(indices, slice_.type)))
 
         loops(inside, axes, element)
+
+
+ROWS = 8
+"""So many rows are enough: cores share them, and a row stays long."""
+
+
+def in_chunks(body: Nests, scan: Scan, target: Target) -> Nests:
+    """The body with the first axis that would be no row made of two, chunks and the places in them, where it can be.
+
+    Elements keep their place in memory. Unchanged when rows are enough already.
+    """
+    extents = _separate(body, scan)
+    own = _own(body, scan)
+    depth = min((body.types()[name].rank for name in own), default=0) - 1
+    if not 0 <= depth < len(extents) or target.is_cuda or any(axis > depth for axis in scan.axes):
+        return body
+    rows, size = math.prod(extents[:depth], start=ONE), extents[depth]
+    few = not rows.is_constant or rows.value < ROWS
+    lengths = (
+        [n for n in range(target.lanes, size.value, target.lanes) if size.value % n == 0] if size.is_constant else []
+    )
+    length = next((n for n in lengths if size.value // n <= ROWS), None)
+    if not few or length is None:
+        return body
+    whole = IntExpr.constant(size.value // length), IntExpr.constant(length)
+
+    def split(type: TensorType) -> TensorType:
+        return replace(type, shape=(*type.shape[:depth], *whole, *type.shape[depth + 1 :]))
+
+    def changed(nest: Nest) -> Nest:
+        axis = nest.axes[depth]
+        chunk, place = Axis(f"{axis.name}.chunk", whole[0]), Axis(f"{axis.name}.in", whole[1])
+        pair = IntExpr.var(chunk.name), IntExpr.var(place.name)
+        value = substitute(nest.body, {axis.name: pair[0] * length + pair[1]})
+
+        def change(e: Expr) -> Expr:
+            if not isinstance(e, Read) or e.tensor not in own:
+                return e
+            return replace(e, indices=(*e.indices[:depth], *pair, *e.indices[depth + 1 :]))
+
+        axes = (*nest.axes[:depth], chunk, place, *nest.axes[depth + 1 :])
+        return replace(nest, type=split(nest.type), axes=axes, body=transform(value, change))
+
+    inputs = tuple(replace(v, type=split(v.type)) if v.name in own else v for v in body.inputs)
+    return replace(body, inputs=inputs, statements=tuple(changed(s) for s in body.statements if isinstance(s, Nest)))
+
+
+def _own(body: Nests, scan: Scan) -> set[str]:
+    """Carried and computed tensors."""
+    return {v.name for v in (*body.inputs[: scan.carried], *(v for s in body.statements for v in defined(s)))}
+
+
+def _separate(body: Nests, scan: Scan) -> list[IntExpr]:
+    """Extents of the leading axes along which every tensor of the body is read only where it is written."""
+    nests, types, own = [s for s in body.statements if isinstance(s, Nest)], body.types(), _own(body, scan)
+    if len(nests) != len(body.statements):
+        return []
+    found: list[IntExpr] = []
+    shapes = [types[name].shape for name in own]
+    for k in range(min(map(len, shapes), default=0)):
+        same = {shape[k] for shape in shapes}
+        straight = all(
+            read.indices[k] == IntExpr.var(nest.axes[k].name)
+            for nest in nests
+            for read in reads(nest.body)
+            if read.tensor in own
+        )
+        if len(same) > 1 or not straight:
+            break
+        found.append(same.pop())
+    return found
 
 
 def _is_view(statement: Statement) -> bool:
