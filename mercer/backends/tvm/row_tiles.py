@@ -42,6 +42,10 @@ SUM = ("first", "old", "new", "last")
 CACHE = 128 << 10
 """Bytes of all tensors of a tile: half of a small second-level cache, the other half is for weights."""
 
+FIRST_LEVEL, CONTIGUOUS = 28 << 10, 24
+"""Bytes of a tensor of a tile that make good use of the first-level cache; rows at most where it is larger: as many as
+a micro-kernel takes, so that what it reads lies in one piece."""
+
 HEIGHTS = (1536, 768, 384, 192, 96, 72, 48, 24, 16, 8, 4, 2, 1)
 
 CHUNKED = 48
@@ -142,6 +146,8 @@ def _height(group: Rows, parts: Chunks | None) -> int:
     fits = [height for height in HEIGHTS if height * _alive(group, parts) <= CACHE] or [1]
     if parts is not None:
         fits = [height for height in fits if height <= CHUNKED] or fits
+    longest = max((row_bytes(n, group.rank) for n in group.members if n.target in group.inner), default=0)
+    fits = [height for height in fits if height <= CONTIGUOUS or height * longest <= FIRST_LEVEL or parts] or fits
     if not extent.is_constant:
         return min(fits[0], 96)
     outer = size(math.prod((axis.extent for axis in group.axes[:-1]), start=ONE))
