@@ -9,8 +9,10 @@ The peer `reference` computes the result in float64, counts FLOPs and exports th
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -198,6 +200,11 @@ def pin(cores: list[int]) -> None:
             continue
 
 
+def die_with_parent() -> None:
+    """A stopped process would outlive a parent that was killed (prctl PR_SET_PDEATHSIG of Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def serve(channel: TextIO, handler: Any) -> None:
     """Answers the requests that stand on standard input, until it ends."""
     for line in sys.stdin:
@@ -217,6 +224,7 @@ def serve(channel: TextIO, handler: Any) -> None:
 def main() -> None:
     """`python -m benchmarks.cpu.worker PEER WORKLOAD FOLDER THREADS TOLERANCE`; what libraries print goes to stderr."""
     peer, name, folder, threads, tolerance = sys.argv[1:]
+    die_with_parent()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     path = Path(folder)
