@@ -7,7 +7,7 @@ integer program on the CPU and of the simulated design on the test split, whethe
 stall, predicted and simulated cycles. `--route` adds Yosys, nextpnr and the bitstream, which takes many minutes.
 `jets`: the dense net 16-64-32-32-5 with relu that hls4ml tags jets with (Duarte et al. 2018), W8A8, a multiplier per
 weight; random weights and inputs.
-`deform`: a deformable convolution of 16 x 16 pixels of 16 channels by a window of 3 x 3, its forms by CoDeNet (Dong et
+`deform`: a BoundedDeformConv2d of 16 x 16 pixels of 16 channels by a window of 3 x 3, W8A8, its forms by CoDeNet (Dong et
 al. 2021), each with four lanes and four multipliers for the products: bytes of the line buffer, cycles per image, and
 what Yosys counts for the ECP5 of the sampling and of the products.
 `units`: a small design per operator on 10,000 random inputs, without stalls and with random ones of all streams: how
@@ -21,6 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ from fpga_estimates import Design, counted
 from fpga_units import UNITS, compare
 
 import mercer
-from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.folding import DEVICES
 from mercer.backends.fpga.implement import implement
-from mercer.backends.fpga.lowering import ACCUMULATOR
-from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stream
+from mercer.backends.fpga.lower import lower
+from mercer.backends.fpga.stages import Depthwise, MatrixVector
 from mercer.backends.fpga.stages_spatial import Deform
 from mercer.commands import demo
+from mercer.ir.graph import Graph
+from mercer.passes.manager import Lower, PassContext, run_passes
+from mercer.passes.pipeline import quantized
+from mercer.passes.quantize.quantize import Quantize
 from mercer.runtime.session import Executable
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -140,10 +144,16 @@ def jets() -> Row:
     }
 
 
-SIZE, CHANNELS, KERNEL, LANES = 16, 16, 3, 4
-CODES = Interval(-128, 127)
-FREE = SIZE
-"""Pixels that an offset may move so that every tap reaches every pixel from every place."""
+SIZE, CHANNELS, LANES = 16, 16, 4
+CONVOLUTION = f"""
+model Convolution(x: f32[N, {CHANNELS}, {SIZE}, {SIZE}]; bound = 2, square = false, rounded = false, groups = 1) {{
+  offset = x |> Conv2d(1 if square else 18, 3, pad = 1)
+  return BoundedDeformConv2d(x, 100.0*offset; {CHANNELS}, 3, bound, 1, 1, groups = groups, square = square,
+                             rounded = rounded)
+}}
+"""
+FREE = SIZE - 1
+"""Pixels that an offset may move so that every tap of a pixel reaches every other pixel."""
 
 FORMS: dict[str, Row] = {
     "free": {"bound": FREE},
@@ -151,30 +161,28 @@ FORMS: dict[str, Row] = {
     "bounded 2, rounded": {"bound": 2, "rounded": True},
     "bounded 2, square": {"bound": 2, "square": True},
     "bounded 2, square, rounded": {"bound": 2, "square": True, "rounded": True},
-    "bounded 2, depthwise": {"bound": 2, "depthwise": True},
-    "bounded 2, square, rounded, depthwise": {"bound": 2, "square": True, "rounded": True, "depthwise": True},
+    "bounded 2, depthwise": {"bound": 2, "groups": CHANNELS},
+    "bounded 2, square, rounded, depthwise": {"bound": 2, "square": True, "rounded": True, "groups": CHANNELS},
 }
 
 
-def convolution(
-    bound: int, square: bool = False, rounded: bool = False, depthwise: bool = False
-) -> tuple[Deform, MatrixVector | Depthwise]:
-    """The stage that samples and the one that multiplies."""
-    pixels, taps = SIZE * SIZE, KERNEL * KERNEL
-    samples = Deform(
-        name="samples", sources=("x", "offset"), input=Stream(pixels, CHANNELS, CODES),
-        offsets=Stream(pixels, 1 if square else 2 * taps, CODES), size=(SIZE, SIZE), kernel=(KERNEL, KERNEL),
-        out=(SIZE, SIZE), fraction=4, bound=bound, pad=(1, 1), square=square, rounded=rounded, lanes=LANES,
-    )  # fmt: skip
-    random = np.random.default_rng(SEED)
-    rows, columns = (CHANNELS, taps) if depthwise else (CHANNELS, taps * CHANNELS)
-    common: Row = {
-        "name": "products", "sources": ("samples",), "input": samples.gives, "sums": ACCUMULATOR,
-        "weight": random.integers(-128, 128, (rows, columns)), "bias": np.zeros(rows, np.int64),
-    }  # fmt: skip
-    if depthwise:
-        return samples, Depthwise(**common, windows=pixels, lanes=LANES)
-    return samples, MatrixVector(**common, vectors=pixels, simd=LANES)
+def convolution(**form: Any) -> tuple[Deform, MatrixVector | Depthwise]:
+    """The stage that samples and the one that multiplies, of a model in integers of eight bits."""
+    program = mercer.parse_text(CONVOLUTION, **form)
+    x = np.random.default_rng(SEED).normal(size=(8, CHANNELS, SIZE, SIZE)).astype(np.float32)
+    passes = quantized(Quantize.scheme("w8a8"))
+    before = next(place for place, each in enumerate(passes) if isinstance(each, Lower))
+    context = PassContext(program.library, weights=program.initial(SEED), data={"x": x})
+    graph = run_passes(program.graph, passes[:before], context)
+    assert isinstance(graph, Graph)
+    stages = lower(graph, program.library).stages
+    samples = next(stage for stage in stages if isinstance(stage, Deform))
+    products = next(stage for stage in stages if stage.sources == (samples.name,))
+    samples = replace(samples, lanes=LANES)
+    if isinstance(products, Depthwise):
+        return samples, replace(products, lanes=LANES)
+    assert isinstance(products, MatrixVector)
+    return samples, replace(products, simd=LANES)
 
 
 def forms() -> list[Row]:
@@ -184,7 +192,7 @@ def forms() -> list[Row]:
         {
             "form": name,
             "buffer bytes": samples.rows * SIZE * CHANNELS,
-            "offsets per pixel": samples.offsets.channels,
+            "offsets": samples.offsets.channels,
             "cycles": max(samples.cycles, products.cycles),
             **{kind.upper(): number for kind, number in vars(sampling).items()},
             **{f"products {kind.upper()}": number for kind, number in vars(multiplying).items()},
