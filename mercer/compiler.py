@@ -226,6 +226,8 @@ def compile(
         near = nearest(kind, TARGETS)
         hint = f"did you mean `{near}`?" if near else f"one of {', '.join(TARGETS)}"
         raise UsageError(f"there is no target `{target}`", hint)
+    if kind == "torch" and quantize is not None:
+        raise UsageError("target torch keeps the program as it is trained", "quantize for cpu, or train a torch module")
     values, ranges = _split(program, program.initial() if weights is None else as_arrays(weights))
     context = PassContext(
         program.library, weights=values, data=_batch(program, data), ranges=ranges, verify_each=verify_each

@@ -82,3 +82,9 @@ model M(x: f32[2, 6]) -> (f32[3, 4], f32[12], f32[2, 6]) {
     for i, output in enumerate(outputs):
         np.testing.assert_array_equal(output.ravel(), x.ravel())
         assert not any(np.shares_memory(output, other) for other in (x, *outputs[:i]))
+
+
+def test_torch_is_not_quantized_in_silence() -> None:
+    program = mercer.parse_text("model M(x: f32[2, 4]) -> f32[2, 4] { return x |> Linear(4) }")
+    with pytest.raises(MercerError, match="target torch keeps the program"):
+        mercer.compile(program, "torch", quantize="w8a8", data=np.ones((2, 4), np.float32))

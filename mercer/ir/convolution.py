@@ -201,3 +201,9 @@ def _order(weight: Read, names: list[str | None], type: TensorType, sizes: list[
         "weights that are not read in order",
     )
     return tuple(order)
+
+
+def is_integer(body: Expr) -> bool:
+    """Whether a sum becomes an integer at once: it is exact in f32, which an algorithm that rounds would spoil."""
+    casts = (e for e in walk(body) if isinstance(e, Call) and e.function == "cast" and e.dtype.is_integer)
+    return any(isinstance(cast.arguments[0], Reduce) for cast in casts)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from mercer.ir.convolution import is_integer
 from mercer.ir.index import Axis, Call, Read, Reduce, Reducer, variables, walk
 from mercer.ir.integers import IntExpr, Var
 from mercer.ir.nests import Nest, Nests, Statement
@@ -56,7 +57,9 @@ class FftConvolution(Pass):
             before = statement_cost(statement, types)
             planes = math.prod(extent(a.extent) for a in statement.axes) // math.prod(w.outputs for w in windows)
             reason = None
-            if operations is None:
+            if is_integer(statement.body):
+                reason = "its sums are integers, which transforms would round"
+            elif operations is None:
                 reason = f"{' x '.join(str(w.size) for w in windows)} inputs are more than a transform takes"
             elif products / DIRECT < self.advantage * operations / TRANSFORMED:
                 reason = (

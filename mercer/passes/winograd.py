@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mercer.ir.convolution import Convolution, recognize
+from mercer.ir.convolution import Convolution, is_integer, recognize
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import TensorType
 from mercer.passes.cost import extent, statement_cost
@@ -72,6 +72,8 @@ class Winograd(Pass):
 
 
 def _obstacle(convolution: Convolution) -> str | None:
+    if is_integer(convolution.nest.body):
+        return "its sums are integers, which it would round"
     if len(convolution.windows) != 2 or any(window.size != 3 for window in convolution.windows):
         return f"a window of {' x '.join(str(window.size) for window in convolution.windows)}"
     if any(window.stride != 1 or window.dilation != 1 for window in convolution.windows):
