@@ -8,8 +8,8 @@ stall, predicted and simulated cycles. `--route` adds Yosys, nextpnr and the bit
 `jets`: the dense net 16-64-32-32-5 with relu that hls4ml tags jets with (Duarte et al. 2018), W8A8, a multiplier per
 weight; random weights and inputs.
 `deform`: a BoundedDeformConv2d of 16 x 16 pixels of 16 channels by a window of 3 x 3, W8A8, its forms by CoDeNet (Dong
-et al. 2021), each with four lanes and four multipliers for the products: bytes of the line buffer, cycles per image, and
-what Yosys counts for the ECP5 of the sampling and of the products.
+et al. 2021), each with four lanes and four multipliers for the products: bytes of the line buffer, cycles per image,
+and what Yosys counts for the ECP5 of the sampling and of the products.
 `units`: a small design per operator on 10,000 random inputs, without stalls and with random ones of all streams: how
 many numbers differ from the integer reference. Minutes, and only done when it is named.
 """
