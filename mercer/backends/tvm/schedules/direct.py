@@ -45,8 +45,8 @@ NEAR = 7 * 1024
 
 PANEL, SUMS = "(panel)", "(sums)"
 
-UNITS = 8
-"""Units that one image should give at least, so that several cores find work."""
+UNITS = 2
+"""Units that one image should give at least; more of them copy the same inputs again and again."""
 
 
 Columns: TypeAlias = tuple[int, int, int]
@@ -143,6 +143,7 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
         Axis("conv.group", IntExpr.constant(convolution.groups)),
         Axis("conv.outputs", IntExpr.constant(convolution.outputs // convolution.groups // best.outputs)),
     )
+    each = convolution.outputs // convolution.groups
     axes = (convolution.batch, *units)
     count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))
     per_image = math.prod(axis.extent.value for axis in units)
@@ -151,7 +152,10 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     def emit(scope: Scope, at: TirExpr) -> None:
         _Unit(best, epilogue, packed.name, at_outer(scope, axes, at)).emit()
 
-    detail = f"direct, {best.height} channels x {2 * best.lanes} pixels, {best.terms} terms, {best.rows} rows"
+    parts = each // best.outputs
+    detail = (
+        f"direct, {best.height} channels x {2 * best.lanes} pixels, {best.terms} terms, {best.rows} rows, {parts} parts"
+    )
     return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace)
 
 
