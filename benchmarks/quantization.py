@@ -37,6 +37,8 @@ from mercer.passes.quantize.rounding import compensated
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SEED = 0
+NARROW = 8
+"""Inputs up to which codes do not change in training."""
 CALIBRATION = 512
 """Samples that the ranges are found on."""
 
@@ -179,7 +181,8 @@ def fit_steps(
 ) -> dict[str, torch.Tensor]:
     """Go on training with the codes of the scheme; the state, in which weights are codes times steps.
 
-    Weights that are computed from others, such as kernels drawn by a net, are not rounded.
+    Weights that are computed from others, such as kernels drawn by a net, are not rounded. Codes of few inputs with few
+    bits stay as they are, only their steps are learned: on each of them depends all that comes after.
     """
     net, quantize = program.torch(weights=weights), Quantize.scheme(scheme)
     bits = LayerBits.parse(quantize.layers).of(program.graph)
@@ -189,8 +192,10 @@ def fit_steps(
             continue
         path, _, name = node.operands[position].rpartition(".")
         place = net.get_submodule(path)
-        step = LearnedStep(getattr(place, name), bits.get(node.name, quantize.weights), axis)
-        parametrize.register_parametrization(place, name, step)
+        weight, count = getattr(place, name), bits.get(node.name, quantize.weights)
+        if weight[0].numel() <= NARROW and count < 7:
+            weight.requires_grad_(False)
+        parametrize.register_parametrization(place, name, LearnedStep(weight, count, axis))
         rounded.append((place, name))
     fit(net, task, data, task.longer, task.rate / 2)
     for place, name in rounded:
