@@ -76,8 +76,8 @@ def find(problem: Problem) -> Samples | Refusal:
     """The samples of a nest in normal form."""
     nest = problem.nest
     gathered = [read for read in dict.fromkeys(reads(nest.body)) if any(map(is_computed, read.indices))]
-    if not gathered:
-        return Refusal(FAMILY, "no read at a computed position")
+    if not any(isinstance(e, Read) for read in gathered for part in children(read) for e in walk(part)):
+        return Refusal(FAMILY, "no read at a position computed from data")
     if nest.type.dtype is not DType.F32 or any(read.dtype is not DType.F32 for read in gathered):
         return Refusal(FAMILY, "not of float32")
     around = [e for e in dict.fromkeys(walk(nest.body)) if isinstance(e, Reduce) and set(reads(e)) & set(gathered)]
@@ -147,8 +147,8 @@ def _along(nest: Nest, axis: Axis, channel: Axis) -> Samples | Refusal:
     """The samples with the given channels, which are `axis` or the members of its groups."""
     if channel != axis:
         nest = _grouped(nest, axis, channel)
-    computed = [read for read in dict.fromkeys(reads(nest.body)) if any(map(is_computed, read.indices))]
-    gathered = [read for read in computed if channel.name in free(read)]
+    everywhere = [read for read in dict.fromkeys(reads(nest.body)) if any(map(is_computed, read.indices))]
+    gathered = [read for read in everywhere if channel.name in free(read)]
     if not gathered or not all(_is_sample(read, channel) for read in gathered):
         return Refusal(FAMILY, f"positions depend on {axis.name}")
     root = _root(nest.body, gathered)
