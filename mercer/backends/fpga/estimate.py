@@ -12,11 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
+from mercer.backends.fpga.fixed_point import Interval
+from mercer.backends.fpga.lut_weights import WEIGHTS
 from mercer.backends.fpga.network import Network
+from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stage
 from mercer.backends.fpga.tools import Counts
 
 _BLOCKS = ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024))
 _BLOCK_COST = 128
+_LEAST_MEMORY = 18
+"""Bits of a memory that is written; fewer are flip-flops."""
 
 
 def clog2(number: int) -> int:
@@ -25,13 +30,15 @@ def clog2(number: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """What some hardware takes; `saved` are flip-flops behind a memory that are not needed."""
+    """What some hardware takes; `saved` are flip-flops behind a memory that are not needed, `selected` the bits that
+    are chosen between parts of a memory in logic."""
 
     lut: float = 0.0
     ff: int = 0
     dsp: int = 0
     bram: int = 0
     saved: int = 0
+    selected: int = 0
 
 
 def blocks(width: int, depth: int, ports: int = 1) -> int:
@@ -49,19 +56,23 @@ def read_only(width: int, depth: int, ports: int = 1, registered: bool = True) -
         return Part(bram=number, saved=width * ports)
     # A short memory has few different columns; equal ones are one.
     distinct = min(width * ports, (1 << min(depth, 20)) - 2)
-    return Part(lut=distinct * ceil(depth / 16), saved=width * ports - distinct)
+    pieces = ceil(depth / 16)
+    return Part(lut=distinct * pieces, saved=width * ports - distinct, selected=distinct * (pieces - 1))
 
 
 def written(width: int, depth: int, registered: bool = True) -> Part:
-    """A memory with a write port and a read port."""
+    """A memory with a write port and a read port; one that is not read into a register has one for its address."""
     if depth <= 1:
         return Part(ff=width)
+    address = 0 if registered else clog2(depth)
+    if width * depth <= _LEAST_MEMORY:
+        return Part(ff=width * depth + address, lut=width)
     cells = ceil(depth / 16) * ceil(width / 4)
     columns = ceil(depth / 16) - 1
     number = blocks(width, depth)
     if registered and 4 * cells + 0.75 * columns * width > number * _BLOCK_COST:
         return Part(bram=number, saved=width)
-    return Part(lut=4 * cells + 0.6 * columns * width + 2 * columns)
+    return Part(lut=4 * cells + 0.6 * columns * width + 2 * columns, ff=address)
 
 
 def product(a: int, b: int) -> Part:
@@ -87,20 +98,38 @@ class Tally:
     def size(self, **sizes: float) -> None:
         self.sizes |= sizes
 
-    def memory(self, part: Part, register: int = 0) -> None:
-        """A memory with a register of so many bits behind it."""
-        self.ff += part.ff + max(register - part.saved, 0)
+    def memory(self, part: Part, register: int = 0, held: int = 0) -> None:
+        """A memory with a register of so many bits behind it, and `held` more of them behind that."""
+        kept = max(register - part.saved, 0)
+        self.ff += part.ff + kept + held * (register if part.bram else kept)
         self.bram += part.bram
         self.memory_lut += part.lut
+        self.size(selected=self.sizes.get("selected", 0.0) + part.selected)
 
     def requantize(self, p: Sizes, lanes: int, bits: int) -> None:
-        """Products of `bits` bits with the multiplier, kept but for what is shifted out, rounded and held to a code."""
-        kept = max(bits + p["MULTIPLIER_BITS"] - p["SHIFT"] + 1, 1)
-        factor = product(bits, p["MULTIPLIER_BITS"])
+        """Numbers of `bits` bits times a multiplier, in parts where there are registers between them; their sum without
+        what is shifted out, rounded and held to a code."""
+        multiplier, shift = p["MULTIPLIER_BITS"], p["SHIFT"]
+        kept = max(bits + multiplier - shift + 1, 1)
+        factor = product(bits, multiplier)
+        if p["PIPELINE"]:
+            parts = [(a, b) for a in _parts(bits) for b in _parts(multiplier)]
+            shifted = shift - 1 if len(parts) == 1 else min(shift - 1, _PART)
+            self.ff += lanes * (sum(a + b for a, b in parts) - shifted)
+            self.size(joined=lanes * (bits + multiplier - _PART) * (len(parts) - 1))
         self.ff += lanes * (kept + min(p["OUT_BITS"], kept + 1))
         self.dsp += lanes * factor.dsp
-        self.size(wide=lanes * factor.lut, kept=lanes * kept, code=lanes * p["OUT_BITS"], held=lanes * max(kept - 9, 0))
-        self.size(requantizers=lanes)
+        self.size(wide=lanes * factor.lut, kept=lanes * kept, code=lanes * p["OUT_BITS"], requantizers=lanes)
+        self.size(held=lanes * max(kept - p["OUT_BITS"] - 1, 0))
+
+
+_PART = 17
+"""Bits of an operand of a hardware multiplier that are not its sign."""
+
+
+def _parts(bits: int) -> list[int]:
+    """Widths of the parts that mercer_product makes of an operand."""
+    return [bits] if bits <= _PART + 2 else [_PART + 1, bits - _PART]
 
 
 Sizes = Mapping[str, int]
@@ -110,71 +139,103 @@ def _power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def _vectors(t: Tally, rows: int, columns: int, pe: int, simd: int, p: Sizes, stored: int) -> None:
-    """What fetches the operands of PE x SIMD products: counters, the stored matrix, the copy of the vector."""
-    steps, word = rows * columns, simd * p["IN_BITS"]
+def _vectors(t: Tally, rows: int, columns: int, pe: int, simd: int, p: Sizes, stored: int, delay: int) -> None:
+    """What fetches the operands of PE x SIMD products: counters, the stored matrix, the copy of the vector; and what
+    tells the sum, `delay` cycles later, where it begins and ends."""
+    steps, word, pipeline = rows * columns, simd * p["IN_BITS"], p["PIPELINE"]
+    fetched = steps > 1
     t.ff += clog2(columns) + clog2(rows) + (clog2(steps) if rows > 1 and columns > 1 else 0)
-    t.ff += (1 + 2 * (columns > 1) + word) if steps > 1 else 0
-    t.memory(read_only(pe * simd * stored, steps), pe * simd * stored)
+    t.ff += (3 if columns > 1 else 2) * (fetched * (1 + pipeline) + delay) + 1
+    t.ff += fetched * word * (1 + pipeline)
+    t.memory(read_only(pe * simd * stored, steps), pe * simd * stored, pipeline)
+    t.size(steps=clog2(steps))
     if rows > 1:
         t.memory(written(word, columns), word)
         t.size(copy=word)
 
 
+def _tree(t: Tally, lanes: int, count: int, bits: int, widest: int) -> None:
+    """Sums of `count` numbers two by two, with a register behind each."""
+    level, nodes, adders = 0, count, 0
+    while nodes > 1:
+        level += 1
+        width = min(bits + level, widest)
+        adders += nodes // 2 * width
+        nodes = ceil(nodes / 2)
+        t.ff += lanes * nodes * width
+    t.size(adders=lanes * adders)
+
+
 def _mvu(t: Tally, p: Sizes) -> None:
-    pe, simd, acc = p["PE"], p["SIMD"], p["ACC_BITS"]
+    pe, simd, acc, pipeline = p["PE"], p["SIMD"], p["ACC_BITS"], p["PIPELINE"]
     rows, columns = p["ROWS"] // pe, p["COLS"] // simd
-    _vectors(t, rows, columns, pe, simd, p, p["WEIGHT_BITS"])
     term = p["IN_BITS"] + p["WEIGHT_BITS"]
-    t.ff += clog2(rows) + 2 + 2 * (columns > 1) + pe * simd * term + pe * acc
+    levels = pipeline * clog2(simd)
+    _vectors(t, rows, columns, pe, simd, p, p["WEIGHT_BITS"], 1 + levels)
+    t.ff += pe * simd * min(term, acc) + pe * acc
     t.dsp += pe * simd
-    t.memory(read_only(pe * acc, rows), pe * acc)
-    t.size(terms=pe * (simd - 1) * term, carries=pe * max(simd - 2, 0) * acc, lanes=pe, sum=pe * acc * (simd > 1))
-    t.size(single=pe * acc * (simd == 1), onto=pe * acc * (columns > 1), weights=pe * simd)
+    if rows > 1:
+        t.ff += clog2(rows) * (1 + levels)
+    bias = pe * min(acc, p.get("BIAS_BITS", acc))
+    t.memory(read_only(bias, rows), bias, pipeline)
+    if pipeline:
+        _tree(t, pe, simd, term, acc)
+        t.size(sum=pe * acc)
+    else:
+        t.size(terms=pe * (simd - 1) * term, carries=pe * max(simd - 2, 0) * acc, sum=pe * acc * (simd > 1))
+        t.size(single=pe * acc * (simd == 1))
+    t.size(onto=pe * acc * (columns > 1))
     if p["SCALE"]:
-        t.ff += clog2(rows) + 2
-        t.memory(read_only(pe * p["MULTIPLIER_BITS"], rows), pe * p["MULTIPLIER_BITS"])
+        t.ff += clog2(rows) + 2 + pipeline
+        t.memory(read_only(pe * p["MULTIPLIER_BITS"], rows), pe * p["MULTIPLIER_BITS"], pipeline)
         t.requantize(p, pe, acc)
 
 
 def _distance(t: Tally, p: Sizes) -> None:
-    pe, simd = p["PE"], p["SIMD"]
+    pe, simd, pipeline, out = p["PE"], p["SIMD"], p["PIPELINE"], p["OUT_BITS"]
     rows, columns = p["CENTERS"] // pe, p["DIMENSIONS"] // simd
-    _vectors(t, rows, columns, pe, simd, p, p["CENTER_BITS"])
+    lanes = pe * simd
     difference = max(p["IN_BITS"], p["CENTER_BITS"]) + 1
     squares = p["METRIC"] == 0
     term = 2 * difference - 1 if squares else difference
+    _vectors(t, rows, columns, pe, simd, p, p["CENTER_BITS"], 2 + pipeline * clog2(simd))
     # The second bit of a square is always 0.
-    t.ff += (rows > 1) + 3 + 4 * (columns > 1) + pe * simd * (difference + term - squares) + pe * p["OUT_BITS"]
-    t.dsp += pe * simd * squares
-    lanes = pe * simd
-    t.size(carries=pe * max(simd - 2, 0) * p["OUT_BITS"], onto=pe * p["OUT_BITS"] * (columns > 1))
-    t.size(difference=lanes * difference, absolute=lanes * difference * (not squares), terms=pe * (simd - 1) * term)
-    t.size(sum=pe * p["OUT_BITS"])
+    t.ff += (rows > 1) + lanes * (difference + term - squares) + pe * out
+    t.dsp += lanes * squares
+    if pipeline:
+        _tree(t, pe, simd, term, out)
+    else:
+        t.size(terms=pe * (simd - 1) * term, carries=pe * max(simd - 2, 0) * out)
+    t.size(difference=lanes * difference, absolute=lanes * difference * (not squares))
+    t.size(sum=pe * out, onto=pe * out * (columns > 1))
 
 
 def _vvu(t: Tally, p: Sizes) -> None:
-    lanes, acc, weight = p["LANES"], p["ACC_BITS"], p["WEIGHT_BITS"]
+    lanes, acc, weight, pipeline = p["LANES"], p["ACC_BITS"], p["WEIGHT_BITS"], p["PIPELINE"]
     parts, taps = p["CHANNELS"] // lanes, p["TAPS"]
-    t.ff += lanes * (p["IN_BITS"] + p["IN_BITS"] + weight + acc) - lanes * weight + 7
-    t.ff += 3 * clog2(parts) + clog2(taps) + clog2(parts * taps) * (parts > 1)
+    steps = parts * taps
+    held = pipeline * (steps > 1)
+    t.ff += clog2(parts) + clog2(taps) + clog2(steps) * (parts > 1 and taps > 1)
+    t.ff += clog2(parts) * (2 + held) + (3 if taps > 1 else 2) * ((steps > 1) + held + 1) + 1
+    t.ff += lanes * (p["IN_BITS"] * ((steps > 1) + held) + min(p["IN_BITS"] + weight, acc) + acc)
     t.dsp += lanes
-    t.memory(read_only(lanes * weight, parts * taps), lanes * weight)
-    t.memory(read_only(lanes * acc, parts), lanes * acc)
-    if parts > 1:
+    t.memory(read_only(lanes * weight, steps), lanes * weight, held)
+    bias = lanes * min(acc, p.get("BIAS_BITS", acc))
+    t.memory(read_only(bias, parts), bias, held)
+    if parts > 1 and taps > 1:
         t.memory(written(lanes * acc, parts, registered=False))
-    t.size(sum=lanes * acc, onto=lanes * acc * (parts > 1))
+    t.size(sum=lanes * acc, onto=lanes * acc * (taps > 1), several=lanes * acc * (parts > 1), steps=clog2(steps))
     if p["SCALE"]:
-        t.ff += clog2(parts) + 2
-        t.memory(read_only(lanes * p["MULTIPLIER_BITS"], parts), lanes * p["MULTIPLIER_BITS"])
+        t.ff += clog2(parts) + 2 + pipeline
+        t.memory(read_only(lanes * p["MULTIPLIER_BITS"], parts), lanes * p["MULTIPLIER_BITS"], pipeline)
         t.requantize(p, lanes, acc)
 
 
 def _scale(t: Tally, p: Sizes) -> None:
-    lanes = p["LANES"]
+    lanes, pipeline = p["LANES"], p["PIPELINE"]
     parts = p["CHANNELS"] // lanes
-    t.ff += 2 + (1 + clog2(parts) + lanes * p["IN_BITS"] if parts > 1 else 0)
-    t.memory(read_only(lanes * p["MULTIPLIER_BITS"], parts), lanes * p["MULTIPLIER_BITS"])
+    t.ff += 2 + pipeline + (clog2(parts) + (1 + lanes * p["IN_BITS"]) * (1 + pipeline) if parts > 1 else 0)
+    t.memory(read_only(lanes * p["MULTIPLIER_BITS"], parts), lanes * p["MULTIPLIER_BITS"], pipeline)
     t.requantize(p, lanes, p["IN_BITS"])
 
 
@@ -182,7 +243,10 @@ def _table(t: Tally, p: Sizes) -> None:
     lanes, depth = p["LANES"], p["CHANNELS"] * p["ENTRIES"]
     t.ff += 1 + (clog2(depth) if p["CHANNELS"] > lanes else 0)
     t.memory(read_only(p["OUT_BITS"], depth, lanes), lanes * p["OUT_BITS"])
-    t.size(address=lanes * clog2(depth) if p["CHANNELS"] > 1 or p["LOW"] else 0)
+    # Offsets that are multiples of a power of two leave the bits below it alone.
+    offset = (p["LOW"] | (p["ENTRIES"] if p["CHANNELS"] > 1 else 0)) % (1 << clog2(depth))
+    aligned = (offset & -offset).bit_length() if offset else clog2(depth)
+    t.size(address=lanes * (clog2(depth) - aligned) if p["CHANNELS"] > lanes or p["LOW"] else 0)
 
 
 def _width(t: Tally, p: Sizes) -> None:
@@ -196,14 +260,14 @@ def _width(t: Tally, p: Sizes) -> None:
 
 def _fork(t: Tally, p: Sizes) -> None:
     t.ff += p["COPIES"]
-    t.size(module=0.0, pairs=p["COPIES"] ** 2)
+    t.size(module=0.0, copies=p["COPIES"] ** 3)
 
 
 def _fifo(t: Tally, p: Sizes) -> None:
     width, pointer = p["WIDTH"], clog2(p["DEPTH"])
     words = written(width, p["DEPTH"])
     t.memory(words)
-    t.ff += 2 * pointer + clog2(p["DEPTH"] + 1) + 2 + (width if words.bram else 0)
+    t.ff += 2 * pointer + clog2(p["DEPTH"] + 1) + 2 + (width if words.bram else pointer)
     block = float(words.bram > 0)
     t.size(
         pointer=pointer, width=width, block=block * pointer, bypass=block * width, rounds=pointer * (p["DEPTH"] != 16)
@@ -229,16 +293,21 @@ def _pool(t: Tally, p: Sizes) -> None:
     t.ff += width + 1 + clog2(parts) + clog2(p["TAPS"])
     if parts > 1:
         t.memory(written(width, parts, registered=False))
-    t.size(width=width, counters=clog2(parts) + clog2(p["TAPS"]), sums=width * p["MODE"])
+    t.size(width=width, counters=clog2(parts) + clog2(p["TAPS"]), sums=width * p["MODE"] * (p["ZERO"] != 0))
 
 
 def _add(t: Tally, p: Sizes) -> None:
-    lanes, bits = p["LANES"], p["SUM_BITS"]
+    lanes, bits, pipeline = p["LANES"], p["SUM_BITS"], p["PIPELINE"]
+    factors = [(abs(p[f"{name}_FACTOR"]), p[f"{name}_BITS"]) for name in "AB"]
     t.ff += lanes * bits + 1
-    t.dsp += lanes * sum(not _power_of_two(abs(p[f"{name}_FACTOR"])) for name in "AB")
-    t.size(module=0.0, sum=lanes * bits, over=lanes * bits * (bits > 18))
+    t.dsp += lanes * sum(product(clog2(f) + 1, width).dsp for f, width in factors if not _power_of_two(f))
+    if pipeline:
+        widths = [width + (1 if _power_of_two(f) else clog2(f) + 1) - 1 for f, width in factors]
+        t.ff += lanes * (sum(width for _, width in factors) + sum(widths)) + 2
+    # A third operand makes two additions of the one.
+    t.size(module=0.0, sum=lanes * bits, biased=lanes * bits * (p["BIAS"] != 0))
     if p["SCALE"]:
-        t.ff += 2
+        t.ff += 2 + pipeline
         t.requantize(p, lanes, bits)
 
 
@@ -324,8 +393,41 @@ def _last(t: Tally, p: Sizes) -> None:
 
 
 def _slice(t: Tally, p: Sizes) -> None:
-    t.ff += p["WIDTH"] + 1 + clog2(p["WORDS"])
-    t.size(words=clog2(p["WORDS"]))
+    words = clog2(p["WORDS"])
+    t.ff += p["WIDTH"] + 1 + words
+    t.size(words=words, first=words * (p["FIRST"] > 0), last=words * (p["LAST"] < p["WORDS"] - 1))
+
+
+def _modulate(t: Tally, p: Sizes) -> None:
+    lanes, a, b, fraction = p["LANES"], p["A_BITS"] + 1, p["B_BITS"], p["FRACTION"]
+    several = p["BLOCKS"] > 1
+    t.ff += clog2(p["BLOCKS"]) + 2 + b * several + lanes * (a + b - fraction + 1 + p["OUT_BITS"])
+    t.dsp += lanes
+    t.size(
+        sample=lanes * a * (p["ZERO"] != 0), mask=b * several, rounded=lanes * p["OUT_BITS"], blocks=clog2(p["BLOCKS"])
+    )
+
+
+def _normalize(t: Tally, p: Sizes) -> None:
+    size, bits, centered, power = p["SIZE"], p["IN_BITS"], p["CENTERED"], p["POWER_BITS"]
+    share, root, quotient = clog2(size), power // 2, p["QUOTIENT_BITS"]
+    total, squares = bits + share + 1, 2 * bits + share
+    deviation = total + 1 if centered else bits
+    numerator = min(deviation + p["FRACTION"] + 6, root + quotient + 2)
+    # The mean of squares is shifted by 12 bits.
+    mean = power - 12 if centered else squares
+    longest = max(root, quotient + 3)
+    t.ff += 4 + share + clog2(longest) + 2 * bits + squares + power + 4 * root + quotient + 1 + p["OUT_BITS"]
+    t.ff += deviation + numerator + mean
+    t.ff += (total + min(squares, mean) + min(2 * total - 1, mean)) if centered else 0
+    t.memory(written(bits, size, registered=False))
+    t.dsp += product(bits, bits).dsp + (product(total, total).dsp if centered else 0)
+    if centered and not _power_of_two(size):
+        t.dsp += product(squares, share + 1).dsp + product(bits, share + 1).dsp
+    sums = squares + power + (root + 3) + 2 * numerator + (root + 2) + p["OUT_BITS"]
+    sums += (total + mean + deviation) if centered else 0
+    t.size(sums=sums, chosen=squares + 2 * root + quotient + p["OUT_BITS"] + (total if centered else 0))
+    t.size(counters=share + clog2(longest))
 
 
 MODULES: Mapping[str, Callable[[Tally, Sizes], None]] = {
@@ -338,7 +440,9 @@ MODULES: Mapping[str, Callable[[Tally, Sizes], None]] = {
     "mercer_fifo": _fifo,
     "mercer_fork": _fork,
     "mercer_last": _last,
+    "mercer_modulate": _modulate,
     "mercer_mvu": _mvu,
+    "mercer_normalize": _normalize,
     "mercer_pool": _pool,
     "mercer_scale": _scale,
     "mercer_slice": _slice,
@@ -348,41 +452,19 @@ MODULES: Mapping[str, Callable[[Tally, Sizes], None]] = {
     "mercer_window": _window,
 }
 
-# LUTs per unit of each size, fitted by `benchmarks/fpga_estimates.py --fit`.
-WEIGHTS: Mapping[str, Mapping[str, float]] = {
-    "mercer_add": {"held": 2.98, "kept": 2.49, "sum": 1.0, "over": 1.93, "wide": 0.83},
-    "mercer_argmax": {"compare": 3.78, "largest": 2.63, "places": 5.06},
-    "mercer_concat": {"module": 2.22, "step": 2.1, "width": 1.03},
-    "mercer_deform": {"address": 1.02, "corners": 4.48, "linear": 1.33, "row": 49.98, "slot": 23.27},
-    "mercer_distance": {"absolute": 2.44, "carries": 1.03, "copy": 3.28, "module": 18.42, "onto": 2.64, "terms": 1.36},
-    "mercer_edge_table": {"address": 3.84, "module": 15.99, "sum": 1.52},
-    "mercer_fifo": {"block": 4.16, "bypass": 0.57, "module": 4.68, "pointer": 5.02, "rounds": 2.78, "width": 0.05},
-    "mercer_fork": {"pairs": 2.22},
-    "mercer_last": {"words": 3.0},
-    "mercer_mvu": {
-        "carries": 0.15,
-        "held": 3.47,
-        "module": 49.44,
-        "single": 4.87,
-        "sum": 3.59,
-        "terms": 3.34,
-        "wide": 0.7,
-    },
-    "mercer_pool": {"counters": 2.75, "module": 10.75, "width": 2.0},
-    "mercer_scale": {"code": 0.19, "kept": 4.56, "module": 1.17, "wide": 0.63},
-    "mercer_slice": {"module": 4.0, "words": 4.0},
-    "mercer_table": {"address": 2.07, "module": 1.99},
-    "mercer_vvu": {"code": 5.2, "kept": 2.54, "onto": 0.15, "sum": 2.08, "wide": 0.2},
-    "mercer_width": {"long": 1.58, "module": 7.35, "rest": 0.88, "same": 2.0},
-    "mercer_window": {"column": 20.65, "counters": 21.29, "word": 0.64},
-}
-
 
 def tally(module: str, parameters: Sizes) -> Tally:
     """What a module takes, its LUTs by parts. KeyError for a module that is not in MODULES."""
     total = Tally()
     MODULES[module](total, parameters)
     return total
+
+
+def sizes(stage: Stage) -> dict[str, int]:
+    """The parameters of a stage, and the width of its biases."""
+    if isinstance(stage, MatrixVector | Depthwise):
+        return stage.parameters() | {"BIAS_BITS": Interval.of(stage.bias).bits}
+    return stage.parameters()
 
 
 def estimate(module: str, parameters: Sizes) -> Counts:
@@ -398,10 +480,10 @@ def estimates(network: Network, depths: tuple[int, ...]) -> dict[str, Counts]:
 
     Stages whose module is not in MODULES are left out.
     """
-    found = {s.name: estimate(s.module, s.parameters()) for s in network.stages if s.module in MODULES}
-    sizes = Counter((edge.stream.width, depth) for edge, depth in zip(network.edges, depths, strict=True))
+    found = {s.name: estimate(s.module, sizes(s)) for s in network.stages if s.module in MODULES}
+    depth_counts = Counter((edge.stream.width, depth) for edge, depth in zip(network.edges, depths, strict=True))
     queues = Counts()
-    for (width, depth), number in sizes.items():
+    for (width, depth), number in depth_counts.items():
         one = estimate("mercer_fifo", {"WIDTH": width, "DEPTH": depth})
         queues += Counts(number * one.lut, number * one.ff, number * one.dsp, number * one.bram)
     return found | {"queues": queues}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mercer.backends.fpga import tools
-from mercer.backends.fpga.estimate import MODULES, WEIGHTS, blocks, estimate, read_only, written
+from mercer.backends.fpga.estimate import MODULES, blocks, estimate, read_only, written
 from mercer.backends.fpga.fixed_point import Interval
+from mercer.backends.fpga.lut_weights import WEIGHTS
 from mercer.backends.fpga.stages import Stage, Stream
 from mercer.backends.fpga.stages_spatial import Deform, Pool, Window
 from mercer.backends.fpga.stages_streams import Add, Concat
 from tests.backends.fpga.bench import RTL
 
 CODES = Interval(-128, 127)
+PARTS = ("mercer_ram", "mercer_rows", "mercer_bilinear", "mercer_delay", "mercer_product", "mercer_requantize")
 STAGES: list[Stage] = [
     Window(name="w", sources=("x",), input=Stream(28 * 28, 4, CODES), size=(28, 28), kernel=(3, 3), out=(28, 28),
            pad=(1, 1), lanes=4),
@@ -41,8 +44,9 @@ def test_memories_go_where_they_cost_least() -> None:
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.module)
 def test_estimates_are_near_the_counts_of_yosys(stage: Stage) -> None:
     files: list[Path] = sorted(RTL.glob("*.sv"))
-    used = [file for file in files if file.stem in {stage.module, "mercer_ram", "mercer_rows", "mercer_bilinear"}]
-    count = tools.synthesize(used, stage.module, parameters=stage.parameters())
-    guess = estimate(stage.module, stage.parameters())
+    used = [file for file in files if file.stem in {stage.module, *PARTS}]
+    parameters = replace(stage, pipelined=True).parameters()
+    count = tools.synthesize(used, stage.module, parameters=parameters)
+    guess = estimate(stage.module, parameters)
     assert (guess.dsp, guess.bram) == (count.dsp, count.bram)
     np.testing.assert_allclose([guess.lut, guess.ff], [count.lut, count.ff], rtol=0.2, atol=3)

@@ -1,0 +1,60 @@
+"""LUTs per unit of what `estimate.py` measures of each module, fitted by `benchmarks/fpga_estimates.py --fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "mercer_add": {"sum": 0.95, "biased": 1.99, "wide": 1.9},
+    "mercer_argmax": {"compare": 2.39, "largest": 2.84, "module": 9.31, "places": 5.84, "position": 2.35},
+    "mercer_concat": {"module": 3.12, "step": 1.62, "width": 1.09},
+    "mercer_deform": {"address": 0.53, "corners": 4.33, "linear": 1.02, "row": 48.41, "slot": 21.24},
+    "mercer_distance": {
+        "absolute": 2.16,
+        "adders": 0.95,
+        "copy": 0.06,
+        "difference": 1.2,
+        "module": 21.86,
+        "onto": 0.96,
+        "selected": 0.47,
+        "steps": 2.7,
+        "sum": 1.08,
+    },
+    "mercer_edge_table": {"address": 3.7, "module": 13.65, "sum": 1.78},
+    "mercer_fifo": {"block": 5.29, "bypass": 0.34, "module": 9.83, "pointer": 4.15, "rounds": 4.47},
+    "mercer_fork": {"copies": 0.7},
+    "mercer_last": {"words": 3.0},
+    "mercer_modulate": {"blocks": 0.42, "mask": 1.25, "module": 17.29, "rounded": 1.01, "sample": 0.88},
+    "mercer_mvu": {
+        "adders": 0.77,
+        "code": 1.53,
+        "copy": 1.5,
+        "held": 2.18,
+        "joined": 3.74,
+        "kept": 2.64,
+        "module": 8.06,
+        "onto": 0.39,
+        "selected": 0.72,
+        "steps": 4.54,
+        "sum": 0.39,
+        "wide": 0.51,
+    },
+    "mercer_normalize": {"chosen": 1.28, "counters": 9.2, "sums": 1.18},
+    "mercer_pool": {"counters": 2.32, "module": 7.6, "sums": 0.96, "width": 2.03},
+    "mercer_scale": {"code": 1.78, "joined": 1.59, "kept": 1.36, "module": 24.55, "wide": 0.57},
+    "mercer_slice": {"first": 1.31, "last": 0.53, "module": 3.9, "words": 0.53},
+    "mercer_table": {"module": 4.09, "selected": 0.05},
+    "mercer_vvu": {
+        "code": 2.0,
+        "held": 0.99,
+        "kept": 2.5,
+        "module": 11.63,
+        "onto": 0.95,
+        "requantizers": 0.97,
+        "several": 0.53,
+        "steps": 2.1,
+        "sum": 0.95,
+    },
+    "mercer_width": {"long": 1.38, "module": 5.09, "rest": 0.68, "same": 2.0},
+    "mercer_window": {"column": 18.45, "counters": 19.09, "word": 0.76},
+}
