@@ -88,12 +88,15 @@ def plan(
     def version(rows: IntExpr, most: int, across: bool, parts: Chunks | None) -> _Tile:
         return _Tile(group, rows, most, across, parts, types, constants, target, choose)
 
-    layouts = (False, True) if parts is None else (True,)
-    wholes = [version(IntExpr.constant(height), height, across, parts) for across in layouts]
-    whole = min(wholes, key=lambda v: v.cost)
     few = min(height, _height(group, None))
     rest = None if known else version(IntExpr.dim(COUNT), few, False, None)
-    versions = [whole] if rest is None else [whole, rest]
+    if rest is None or parts is not None:
+        layouts = (False, True) if parts is None else (True,)
+        wholes = [version(IntExpr.constant(height), height, across, parts) for across in layouts]
+        whole = min(wholes, key=lambda v: v.cost)
+    else:  # one form for all tiles is as fast, and stores constants once
+        whole = rest
+    versions = [whole] if rest is None or rest is whole else [whole, rest]
     slots, places = _slots(versions)
     tiles = [Axis(f"{OUTER}{k}", axis.extent) for k, axis in enumerate(group.axes[:-1])]
     tiles.append(Axis("tile", (extent + (height - 1)) // height))
@@ -108,6 +111,9 @@ def plan(
             whole.emit(scope, places[0])
             return
         left = T.bind(scope.integer(extent) - first)
+        if rest is whole:
+            whole.emit(replace(scope, dims={**scope.dims, COUNT: T.bind(T.min(left, int64(height)))}), places[0])
+            return
         with T.If(left >= int64(height)):
             with T.Then():
                 whole.emit(scope, places[0])
