@@ -134,8 +134,9 @@ def _flat(body: Nests) -> dict[str, Nest]:
         nested = any(isinstance(e, Reduce) and any(isinstance(p, Reduce) for p in parts(e.body)) for e in parts(new))
         found[statement.target] = statement if nested else replace(statement, body=new)
     names = {nest.target for nest in found.values()} - set(states)
-    whole = [name for name in body.outputs if not any(_mentions(found[name].body, other) for other in names)]
-    return found if len(whole) == len(body.outputs) else {}
+    made = [found.get(name) for name in body.outputs]  # None: it is an input, carried on as it is
+    whole = all(nest is not None and not any(_mentions(nest.body, other) for other in names) for nest in made)
+    return found if whole else {}
 
 
 def _grown(update: Nest, value: Value) -> Expr | None:
