@@ -211,3 +211,13 @@ def test_equal_groups_share_a_function() -> None:
     binary = check(program({"x": tensor("N", 8)}, weights, statements, "u", "b1", "b0"), {"x": (-1, 8)}, tolerance=3e-5)
     groups = [step.function for step in binary.compiled.steps if step.family == "rows"]
     assert len(groups) == 2 and len(set(groups)) == 1
+
+
+def test_a_group_that_nobody_reads_is_left_out() -> None:
+    statements = [
+        nest("a", axes(n=32, k=8), mul(read("x", "n", "k"), read("x", "n", "k"))),
+        nest("b", axes(n=32), total(read("a", "n", "k"), k=8)),
+        nest("y", axes(n=32, k=8), call("tanh", read("x", "n", "k"))),
+    ]
+    binary = check(program({"x": tensor(32, 8)}, {}, statements, "y"), {"x": (32, 8)})
+    assert len(binary.compiled.steps) == 1

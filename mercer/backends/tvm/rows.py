@@ -84,7 +84,8 @@ def grouped(
         if group is None:
             result.append(statement)
         elif last[group] == number:
-            result.append(_finished(group, statements, outputs, position))
+            rows = _finished(group, statements, outputs, position)
+            result += [rows] if len(rows.inner) < len(rows.members) else []  # else nobody reads any of it
     alone = {g.members[0].target: g.reasons[0] for g in home.values() if len(g.members) == 1 and g.reasons}
     return result, alone
 
