@@ -175,7 +175,12 @@ def expm1(x: TirExpr) -> TirExpr:
 
 
 def sigmoid(x: TirExpr) -> TirExpr:
-    return const(x, 1.0) / (const(x, 1.0) + exp(const(x, 0.0) - x))
+    """1 / d with d = 1 + exp(-x), and what the rounding of d has lost."""
+    e = let(exp(const(x, 0.0) - x))
+    d = let(e + const(x, 1.0))
+    q = let(const(x, 1.0) / d)
+    lost = const(x, 1.0) - (from_bits(bits(d)) - e)
+    return select(e < const(x, math.inf), q - q * (q * lost), q)
 
 
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
@@ -222,13 +227,12 @@ def log(x: TirExpr) -> TirExpr:
 
 
 def log1p(x: TirExpr) -> TirExpr:
-    """log(u) x / (u - 1) with u = 1 + x, which repairs the rounding of u."""
+    """log(u) + c / u with u = 1 + x, c what the rounding of u has lost."""
     u = let(x + const(x, 1.0))
     d = let(from_bits(bits(u)) - const(x, 1.0))
-    quotient = log(u) * (x / d)
-    exact = tirx.EQ(d, const(x, 0.0))
-    large = tirx.Not(magnitude(x) < const(x, 1e30))
-    return select(exact, x, select(large, log(u), quotient))
+    lost, whole = let(x - d), let(log(u))
+    repaired = select(magnitude(lost) > const(x, 0.0), whole + lost / u, whole)  # not where u is 0 or infinite
+    return select(tirx.EQ(d, const(x, 0.0)), x, repaired)
 
 
 _SIN = (2.60831598097865935e-06, -0.000198106907191686332, 0.00833307858556509018, -0.166666597127914429)
