@@ -44,3 +44,15 @@ def test_one_batch_is_not_enough(tmp_path: Path) -> None:
     (system,) = systems(tmp_path)
     row = check(system)
     assert "two sizes" in row.problem and not row.works
+
+
+def test_kernels_of_no_family_are_told(tmp_path: Path) -> None:
+    body = "SAMPLES = [{'N': 2}, {'N': 3}]\ndef reference(p, x):\n    return (abs(x) + x) / 2\n"
+    for length, generic in ((1, 1), (8, 0)):
+        spec = f"# S000 Relu\nmodel Test(x: f32[N, {length}]) -> f32[N, {length}] {{ return relu(x) }}\n"
+        (tmp_path / "s000_test.mer").write_text(spec)
+        (tmp_path / "s000_test.py").write_text(body)
+        (system,) = systems(tmp_path)
+        row = check(system)
+        assert row.works and row.kernels == 1
+        assert len(row.generic) == generic and all("s000_test.mer:2:" in kernel for kernel in row.generic)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from mercer.commands.arrays import as_tuple
 from mercer.compiler import Program, compile
 from mercer.ir.types import Array
+from mercer.runtime.session import Executable
 
 Arrays: TypeAlias = Mapping[str, Array]
 Runner: TypeAlias = Callable[[Sequence[Array]], tuple[Array, ...]]
@@ -37,7 +39,16 @@ def torch(program: Program, weights: Arrays) -> Runner:
     return run
 
 
-def cpu(program: Program, weights: Arrays) -> Runner:
-    """All passes, then the binary that TVM builds."""
-    executable = compile(program, "cpu", weights)
-    return lambda inputs: as_tuple(executable(*inputs))
+@dataclass(frozen=True)
+class Binary:
+    """All passes, then what TVM builds; a Runner."""
+
+    executable: Executable
+
+    def __call__(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        return as_tuple(self.executable(*inputs))
+
+
+def cpu(program: Program, weights: Arrays) -> Binary:
+    """The binary for this machine."""
+    return Binary(compile(program, "cpu", weights))

@@ -42,7 +42,10 @@ BACKENDS = {"reference": backends.reference, "torch": backends.torch, "tvm": bac
 
 @dataclass
 class Row:
-    """What `mercer zoo` says of one system; errors are relative to the largest magnitude of the output."""
+    """What `mercer zoo` says of one system; errors are relative to the largest magnitude of the output.
+
+    `kernels` is how many kernels its binaries have; `generic` says of those that no family took why it did not.
+    """
 
     system: str
     title: str
@@ -50,6 +53,8 @@ class Row:
     errors: dict[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
     runs: int = 0
+    kernels: int = 0
+    generic: list[str] = field(default_factory=list[str])
     problem: str = ""
 
     @property
@@ -159,6 +164,11 @@ def _check_model(system: System, program: Program, samples: Sequence[Mapping[str
     p = _parameters(system, program, rng)
     weights = {name: value.astype(program.initial()[name].dtype) for name, value in p.items()}
     runners = {name: backend(program, weights) for name, backend in BACKENDS.items()}
+    binary = runners["tvm"]
+    assert isinstance(binary, backends.Binary)
+    steps: Sequence[Mapping[str, str]] = binary.executable.artifact.manifest.entry["steps"]
+    row.kernels += len(steps)
+    row.generic += [f"{step['source']} ({step['detail']})" for step in steps if step["family"] == "generic"]
     for sample in samples:
         inputs = _inputs(system, program, sample, rng)
         expected = as_tuple(reference(p, *(_wide(x) for x in inputs)))
@@ -218,7 +228,17 @@ def as_json(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
 
 def show(rows: Sequence[Row], folder: Path) -> None:
     """Print one line per system and, below the table, what went wrong and how many of all systems work."""
-    columns = ("system", "title", "parses", *(f">{name}" for name in BACKENDS), "works", ">runs", ">seconds")
+    columns = (
+        "system",
+        "title",
+        "parses",
+        *(f">{name}" for name in BACKENDS),
+        "works",
+        ">runs",
+        ">kernels",
+        ">generic",
+        ">seconds",
+    )
     yes = {True: "yes", False: "no"}
 
     def error(row: Row, name: str) -> str:
@@ -234,6 +254,8 @@ def show(rows: Sequence[Row], folder: Path) -> None:
                 *(error(r, b) for b in BACKENDS),
                 yes[r.works],
                 r.runs,
+                r.kernels,
+                len(r.generic) or "",
                 f"{r.seconds:.1f}",
             )
             for r in rows
@@ -242,4 +264,7 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     for row in rows:
         if row.problem:
             print(f"{row.system}: {row.problem}")
+    for row in rows:
+        for kernel in row.generic:
+            print(f"{row.system} runs a kernel element by element: {kernel}")
     print(f"works on all backends: {sum(row.works for row in rows)} / {total(folder)}")
