@@ -22,11 +22,12 @@ from mercer.ir.index import (
     variables,
 )
 from mercer.ir.integers import Dim, IntExpr, Var
-from mercer.ir.nests import Nest, Nests, Origin, Primitive, Scan, Statement
+from mercer.ir.nests import Nest, Nests, Origin, Primitive, Scan, Statement, defined
 from mercer.ir.types import DType, TensorType
 from mercer.passes.cost import elements, statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
+from mercer.passes.masked_sums import masked
 from mercer.passes.rewrite import Refusal
 from mercer.passes.running_sums import Parts, Recurrence, parted, recurrence, same_inner, with_makers
 
@@ -38,8 +39,8 @@ class ChunkScan(Pass):
     Needs Nests, gives Nests. With s the state before a chunk, its steps i are q[i] s + sum_{j <= i} (q[i] k[j]) v[j],
     and after it the state is s + sum_j k[j] v[j]: matrix products that stay in cache, where the plain form moves the
     whole state at every step. The running sum may be written as a cumsum of a tensor that is then multiplied, which is
-    never stored, or as a scan. Class: real, as sums take another order. A state of fewer than `min_state` numbers is
-    left alone.
+    never stored, as a scan, or with a mask, as in (q k^T below the diagonal) v, where chunks take fewer operations.
+    Class: real, as sums take another order. A state of fewer than `min_state` numbers is left alone.
     """
 
     name: ClassVar[str] = "chunk_scan"
@@ -53,29 +54,33 @@ class ChunkScan(Pass):
         replaced: dict[str, list[Statement]] = {}
         gone: set[str] = set()
         for statement in nests.statements:
-            if not isinstance(statement, Primitive) or statement.scan is None:
-                continue
             start = time.perf_counter()
-            found = recurrence(statement, statement.scan, nests)
-            if found is None:
+            wanted = _sums(statement, nests)
+            if wanted is None:
                 continue
+            found, before, old = wanted
             found = with_makers(same_inner(found), nests)
             reason = self._obstacle(found)
             factors = parted(found) if reason is None else None
             reason = factors.reason if isinstance(factors, Refusal) else reason
             costs: tuple[Cost, Cost] | None = None
             if isinstance(factors, tuple):
-                new = _Chunks(found, factors, self.chunk, statement.origins).statements()
-                types |= {v.name: v.type for s in new if isinstance(s, Primitive) for v in s.targets}
-                old = [statement, *(s for s in nests.statements if isinstance(s, Nest) and s.target == found.result)]
+                new = [*before, *_Chunks(found, factors, self.chunk, statement.origins).statements()]
+                types |= {value.name: value.type for s in new for value in defined(s)}
                 costs = (_cost(old, types), _cost(new, types))
-                replaced[found.result] = new
-                gone |= {value.name for value in statement.targets}
+                if isinstance(statement, Nest) and found.steps.is_constant and costs[1].flops >= costs[0].flops:
+                    reason = (
+                        f"{found.steps} steps in chunks would take {costs[1].flops} operations for {costs[0].flops}"
+                    )
+                    costs = None
+                else:
+                    replaced[found.result] = new
+                    gone |= {value.name for s in old for value in defined(s)}
             seconds = time.perf_counter() - start
             context.record_statement(self.name, "chunk", statement, Exactness.REAL, reason, costs, seconds)
         statements: list[Statement] = []
         for statement in nests.statements:
-            names = [v.name for v in statement.targets] if isinstance(statement, Primitive) else [statement.target]
+            names = [value.name for value in defined(statement)]
             new = next((replaced[name] for name in names if name in replaced), None)
             if new is not None:
                 statements += new
@@ -92,6 +97,17 @@ class ChunkScan(Pass):
         if largest < self.min_state:
             return f"a state of {largest} numbers is small (min_state = {self.min_state})"
         return None
+
+
+def _sums(statement: Statement, nests: Nests) -> tuple[Recurrence, tuple[Nest, ...], list[Statement]] | None:
+    """The running sums of a statement, the nests of their initial values, and what they take the place of."""
+    if isinstance(statement, Nest):
+        sums = masked(statement, nests)
+        return None if sums is None else (sums.recurrence, sums.initial, [statement, *sums.makers])
+    found = recurrence(statement, statement.scan, nests) if statement.scan is not None else None
+    if found is None:
+        return None
+    return found, (), [statement, *(s for s in nests.statements if isinstance(s, Nest) and s.target == found.result)]
 
 
 def _cost(statements: Sequence[Statement], types: Mapping[str, TensorType]) -> Cost:

@@ -290,7 +290,7 @@ def _parts_of(found: Recurrence, summed: State) -> Parts | Refusal:
     if len(reads) != 1 or len(sums) != 1 or sums[0].reducer is not Reducer.SUM or len(sums[0].axes) != 1:
         return Refusal("the state is not summed over one axis")
     product, state, inner = sums[0], reads[0], sums[0].axes[0]
-    queries = _factors(product.body)
+    queries = factors_of(product.body)
     if queries.count(state) != 1:
         return Refusal("the state is not a factor of the sum")
     queries.remove(state)
@@ -298,27 +298,27 @@ def _parts_of(found: Recurrence, summed: State) -> Parts | Refusal:
     names = [index.single.name for index in state.indices if isinstance(index.single, Var)]
     if len(set(names)) < len(state.indices) or inner.name not in names:
         return Refusal("the state is not read once")
-    factors = _factors(substitute(summed.term, places))
+    factors = factors_of(substitute(summed.term, places))
     keys = [f for f in factors if inner.name in variables(f)]
     values = [f for f in factors if inner.name not in variables(f)]
     if not keys or any(_mentions(product.body, other.name) for other in found.states if other != summed):
         return Refusal("the summand is not a product of two vectors")
-    query, key = _product(queries), _product(keys)
+    query, key = product_of(queries), product_of(keys)
     if not values:
         free = variables(key) | variables(query)
         return Parts(product, inner, state, query, key, None) if set(names) <= free else Refusal("not of two vectors")
-    if not variables(_product(values)) - variables(key) - variables(query):
+    if not variables(product_of(values)) - variables(key) - variables(query):
         return Refusal("the summand is not a product of two vectors")
-    return Parts(product, inner, state, query, key, _product(values))
+    return Parts(product, inner, state, query, key, product_of(values))
 
 
-def _factors(body: Expr) -> list[Expr]:
+def factors_of(body: Expr) -> list[Expr]:
     if isinstance(body, Call) and body.function == "mul":
-        return [factor for argument in body.arguments for factor in _factors(argument)]
+        return [factor for argument in body.arguments for factor in factors_of(argument)]
     return [body]
 
 
-def _product(factors: Sequence[Expr]) -> Expr:
+def product_of(factors: Sequence[Expr]) -> Expr:
     total: Expr = factors[0] if factors else Const(1.0, DType.F32)
     for factor in factors[1:]:
         total = call("mul", total, factor)
