@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import mercer
-from mercer.frontend.library import default_library
 from mercer.ir.nests import Nests, Primitive
 from mercer.passes.manager import PassContext, run_passes
 from mercer.passes.pipeline import INFERENCE
@@ -23,7 +22,7 @@ model M(q: f32[1, L, 2, 16], k: f32[1, L, 2, 16], v: f32[1, L, 2, 24]) -> f32[1,
 @pytest.mark.parametrize(("declared", "length"), [("160", 160), ("131", 131), ("L", 1), ("L", 77)])
 def test_masked_product_in_chunks(declared: str, length: int) -> None:
     program = mercer.parse_text(SOURCE.replace("L,", f"{declared},"))
-    nests = run_passes(program.graph, INFERENCE, PassContext(default_library(), weights={}))
+    nests = run_passes(program.graph, INFERENCE, PassContext(program.library, weights={}))
     assert isinstance(nests, Nests)
     assert any(isinstance(statement, Primitive) and statement.scan is not None for statement in nests.statements)
     executable = mercer.compile(program)
