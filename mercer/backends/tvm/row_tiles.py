@@ -20,7 +20,7 @@ from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, Tensor, int64
 from mercer.backends.tvm.row_chunks import Chunks, chunks
 from mercer.backends.tvm.rows import Rows, row_bytes
-from mercer.backends.tvm.schedules.common import Problem, Schedule, size, unravel
+from mercer.backends.tvm.schedules.common import Choice, Options, Problem, Schedule, size, unravel
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
@@ -51,6 +51,9 @@ HEIGHTS = (1536, 768, 384, 192, 96, 72, 48, 24, 16, 8, 4, 2, 1)
 CHUNKED = 48
 """Rows of a tile at most where long rows are made in chunks: a chunk then fits into the first-level cache."""
 
+OTHERS = 6
+"""Candidates for the rows of a tile beside the first one."""
+
 TILES = 8
 """As many tiles are made at least, so that threads find work."""
 
@@ -75,23 +78,34 @@ class RowTiles:
     inside: tuple[str, ...]
     before: tuple[Nest, ...]
     constants: tuple[Constant, ...]
+    options: Options
 
 
 def plan(
-    group: Rows, types: Mapping[str, TensorType], constants: Mapping[str, Constant], target: Target, choose: Choose
+    group: Rows,
+    types: Mapping[str, TensorType],
+    constants: Mapping[str, Constant],
+    target: Target,
+    choose: Choose,
+    choice: Choice | None = None,
 ) -> RowTiles:
     parts = chunks(group, target.lanes)
-    height = _height(group, parts)
+    heights = _heights(group, parts)
+    layouts = (True,) if parts is not None else (False, True) if group.axes[-1].extent.is_constant else (False,)
+    choices = [_choice(height, across) for height in heights for across in layouts]
+    wanted = choices.index(choice) if choice in choices else None
+    height = heights[wanted // len(layouts)] if wanted is not None else heights[0]
     extent = group.axes[-1].extent
     known = extent.is_constant
 
     def version(rows: IntExpr, most: int, across: bool, parts: Chunks | None) -> _Tile:
         return _Tile(group, rows, most, across, parts, types, constants, target, choose)
 
-    few = min(height, _height(group, None))
+    few = height if parts is None else min(height, _heights(group, None)[0])
     rest = None if known else version(IntExpr.dim(COUNT), few, False, None)
     if rest is None or parts is not None:
-        layouts = (False, True) if parts is None else (True,)
+        if wanted is not None:
+            layouts = (layouts[wanted % len(layouts)],)
         wholes = [version(IntExpr.constant(height), height, across, parts) for across in layouts]
         whole = min(wholes, key=lambda v: v.cost)
     else:  # one form for all tiles is as fast, and stores constants once
@@ -139,11 +153,24 @@ def plan(
         inside=tuple(dict.fromkeys(name for each in versions for name in each.inside)),
         before=tuple(nest for each in versions for nest in each.before),
         constants=tuple(constant for each in versions for constant in each.constants),
+        options=Options(tuple(choices), choices.index(_choice(height, whole.across))),
     )
+
+
+def _choice(height: int, across: bool) -> Choice:
+    return {"family": "rows", "rows": height, "across": across}
 
 
 def _dims(type: TensorType) -> frozenset[str]:
     return frozenset(name for extent in type.shape for name in extent.dims())
+
+
+def _heights(group: Rows, parts: Chunks | None) -> list[int]:
+    """Candidates for the rows of a tile; the first one is taken unless another is asked for."""
+    best, extent = _height(group, parts), group.axes[-1].extent
+    most = CHUNKED if parts is not None else 4 * CACHE // _alive(group, None)
+    others = [h for h in HEIGHTS if h != best and h <= most and not (extent.is_constant and h > extent.value)]
+    return [best, *sorted(others, key=lambda h: abs(math.log(h / best)))[:OTHERS]]
 
 
 def _height(group: Rows, parts: Chunks | None) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import nsmallest
+from typing import TypeAlias, TypeVar
 
 from tvm.tirx.script.builder import ir as T
 
@@ -24,14 +26,39 @@ TYPICAL = 64
 SLOW_FUNCTIONS = frozenset(("exp", "expm1", "log", "log1p", "erf", "sigmoid", "sin", "cos", "tan", "tanh", "pow"))
 
 
+Choice: TypeAlias = Mapping[str, str | int | bool | Sequence[int]]
+"""What is chosen for a nest, as a small JSON value: the family and its factors."""
+
+CHOICES = 32
+"""Candidates of a nest at most, those that cost least."""
+
+C = TypeVar("C")
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A nest to schedule, and what may be known about the tensors around it."""
+    """A nest to schedule, and what may be known about the tensors around it.
+
+    A family takes the candidate `choice` where it is one of its own, else the one that costs least.
+    """
 
     nest: Nest
     types: Mapping[str, TensorType]
     constants: Mapping[str, Constant]
     target: Target
+    choice: Choice | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The candidates for a nest, from the least cost on, and the place of the one that is taken."""
+
+    choices: tuple[Choice, ...] = ()
+    taken: int = 0
+
+    @property
+    def choice(self) -> Choice | None:
+        return self.choices[self.taken] if self.choices else None
 
 
 @dataclass(frozen=True)
@@ -52,6 +79,7 @@ class Schedule:
     before: tuple[Nest, ...] = ()
     constants: tuple[Constant, ...] = ()
     workspace: tuple[Operand, ...] = ()
+    options: Options = Options()
 
     @property
     def dims(self) -> frozenset[str]:
@@ -65,6 +93,18 @@ class Refusal:
 
     family: str
     reason: str
+
+
+def pick(
+    candidates: Iterable[C], cost: Callable[[C], float], choice: Callable[[C], Choice], wanted: Choice | None
+) -> tuple[C, Options] | None:
+    """The candidate of the choice `wanted`, else the one that costs least; None without candidates."""
+    best = nsmallest(CHOICES, candidates, key=cost)
+    if not best:
+        return None
+    choices = tuple(map(choice, best))
+    taken = choices.index(wanted) if wanted is not None and wanted in choices else 0
+    return best[taken], Options(choices, taken)
 
 
 def size(value: IntExpr) -> int:

@@ -24,7 +24,17 @@ from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
 from mercer.backends.tvm.schedules import operands
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split, volume
+from mercer.backends.tvm.schedules.common import (
+    Problem,
+    Refusal,
+    Schedule,
+    at_outer,
+    count,
+    operations,
+    pick,
+    split,
+    volume,
+)
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.schedules.tile import Access, Search, Tile
 from mercer.backends.tvm.vector_math import TirExpr
@@ -47,9 +57,11 @@ def plan(problem: Problem) -> Schedule | Refusal:
     steps = max(1, sum(volume(e.axes) for e in reductions))
     accesses = [_access(read, problem, e) for e in reductions for read in dict.fromkeys(reads(e.body))]
     calls = max(_calls(e.body) for e in reductions)
-    best = Search(nest.axes, accesses, calls, steps, problem.target).best()
-    if best is None:
+    search = Search(nest.axes, accesses, calls, steps, problem.target)
+    found = pick(search.tiles(), lambda tile: tile.cost, lambda tile: tile.choice(nest.axes), problem.choice)
+    if found is None:
         return Refusal("contraction", "no output axis of constant extent for vectors")
+    best, options = found
     if best.cost * problem.target.lanes > 8.0 * calls:
         return Refusal("contraction", f"the best tile ({best}) would load more than it computes")
     detail = str(best)
@@ -58,7 +70,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     reductions = [_ordered(e) for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce))]
     order = [*(axis.name for axis in nest.axes if axis.name != best.lane)]
     problem, packed, constants = operands.repacked(problem, best, order, reductions)
-    return _schedule(problem, best, detail, steps, (*padded, *packed), constants)
+    return replace(_schedule(problem, best, detail, steps, (*padded, *packed), constants), options=options)
 
 
 def _split(nest: Nest, best: Tile) -> tuple[Nest, Tile]:

@@ -23,7 +23,7 @@ from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer
+from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
@@ -67,6 +67,10 @@ class Direct:
     channels: int
     lanes: int
     height: int
+
+    @property
+    def choice(self) -> Choice:
+        return {"family": "direct", "rows": self.rows, "outputs": self.outputs}
 
     @property
     def pixels(self) -> int:
@@ -132,9 +136,10 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     target = problem.target
     if convolution.pixels < target.lanes:
         return Refusal("convolution", f"{convolution.pixels} pixels, less than a vector")
-    best = min(_candidates(convolution, target), key=_cost, default=None)
-    if best is None:
+    found = pick(_candidates(convolution, target), _cost, lambda each: each.choice, problem.choice)
+    if found is None:
         return Refusal("convolution", "the rows are too long")
+    best, options = found
     packed = _packed(best, problem)
     nest = renamed(convolution, packed.name)
     window = best.window
@@ -156,7 +161,7 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     detail = (
         f"direct, {best.height} channels x {2 * best.lanes} pixels, {best.terms} terms, {best.rows} rows, {parts} parts"
     )
-    return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace)
+    return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace, options)
 
 
 # --- the choice of blocks ---------------------------------------------------------------------------------------------

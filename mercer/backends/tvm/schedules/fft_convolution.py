@@ -25,7 +25,7 @@ from mercer.backends.tvm.analysis import free
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules import windows
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count
+from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, count, pick
 from mercer.backends.tvm.schedules.fft_tiles import Image, Line, Table, Transforms
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.stockham import root
@@ -63,10 +63,11 @@ def plan(problem: Problem) -> Schedule | Refusal:
     weights = _weights(found, problem)
     if isinstance(weights, str):
         return Refusal(FAMILY, weights)
-    best = min(_sizes(found, lanes), key=lambda each: each.cost, default=None)
-    if best is None:
+    sizes = pick(_sizes(found, lanes), lambda each: each.cost, lambda each: each.choice, problem.choice)
+    if sizes is None:
         return Refusal(FAMILY, "planes too large")
-    return _schedule(found, best, weights, problem)
+    best, options = sizes
+    return replace(_schedule(found, best, weights, problem), options=options)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class _Sizes:
     results: int
     unit: float
     cost: float
+
+    @property
+    def choice(self) -> Choice:
+        return {"family": FAMILY, "sizes": [self.n1, self.n2]}
 
 
 def _sizes(found: Windows, lanes: int) -> Iterator[_Sizes]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.schedules import windows
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count
+from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, count, pick
 from mercer.backends.tvm.schedules.stencil_tile import BUFFER, UNROLLED, Group, Line, Plane, band
 from mercer.backends.tvm.schedules.windows import Windows
 from mercer.backends.tvm.target import Target
@@ -46,9 +46,11 @@ def plan(problem: Problem) -> Schedule | Refusal:
         return Refusal("stencil", "rows too short for vectors")
     if found.taps < FEWEST * (1 if found.weights else 2):
         return Refusal("stencil", f"a window of {found.taps}")
-    best = min(_geometries(found, problem.target), key=lambda each: each.cycles, default=None)
-    if best is None:
+    candidates = _geometries(found, problem.target)
+    picked = pick(candidates, lambda each: each.cycles, lambda each: each.choice, problem.choice)
+    if picked is None:
         return Refusal("stencil", "a tall window with stride or dilation")
+    best, options = picked
     geometry = best.geometry
     outer = (*found.outer, Axis(BAND, IntExpr.constant(geometry.bands)))
     cost = CYCLE * best.cycles / geometry.bands
@@ -59,7 +61,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
 
     size = IntExpr.constant(geometry.size)
     workspace = Operand(BUFFER, TensorType(found.source.dtype, (size,)))
-    return Schedule("stencil", str(geometry), found.nest, count(outer), cost, emit, workspace=(workspace,))
+    memory = (workspace,)
+    return Schedule("stencil", str(geometry), found.nest, count(outer), cost, emit, workspace=memory, options=options)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,13 @@ class _Candidate:
 
     geometry: Plane
     cycles: float
+
+    @property
+    def choice(self) -> Choice:
+        plane = self.geometry
+        tiles = [size for group in plane.groups for size in (group.vectors, group.rows)]
+        span = plane.span if isinstance(plane, Line) else 0
+        return {"family": "stencil", "tiles": tiles, "band": plane.band, "span": span}
 
 
 def _geometries(found: Windows, target: Target) -> list[_Candidate]:

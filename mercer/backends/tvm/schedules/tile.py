@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mercer.backends.tvm.schedules.common import TYPICAL
+from mercer.backends.tvm.schedules.common import TYPICAL, Choice
 from mercer.backends.tvm.target import Target
 from mercer.ir.index import Axis
 
@@ -36,6 +36,12 @@ class Tile:
     width: int
     factors: Mapping[str, int]
     cost: float
+
+    def choice(self, axes: Sequence[Axis]) -> Choice:
+        """As a JSON value: the factor of every axis, the place of the axis with vectors, and their width."""
+        names = [axis.name for axis in axes]
+        factors = [self.factors.get(name, 1) for name in names]
+        return {"family": "contraction", "tile": factors, "lane": names.index(self.lane), "width": self.width}
 
     @property
     def accumulators(self) -> int:
@@ -67,11 +73,10 @@ class Search:
     def sizes(self) -> Mapping[str, int]:
         return {a.name: a.extent.value if a.extent.is_constant else TYPICAL for a in self.axes}
 
-    def best(self) -> Tile | None:
-        """The cheapest tile; None when no axis can hold vectors."""
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles; none when no axis can hold vectors."""
         lanes = [axis for axis in self.axes if axis.extent.is_constant and axis.extent.value >= 2]
-        found = [tile for lane in lanes for tile in self._along(lane)]
-        return min(found, key=lambda tile: tile.cost, default=None)
+        return (tile for lane in lanes for tile in self._along(lane))
 
     def _along(self, lane: Axis) -> Iterator[Tile]:
         extent, width = lane.extent.value, self.target.lanes

@@ -21,7 +21,7 @@ from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer
+from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick
 from mercer.backends.tvm.schedules.direct import ordered_weights, renamed
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.backends.tvm.target import Target
@@ -92,6 +92,10 @@ class Winograd:
     lanes: int
 
     @property
+    def choice(self) -> Choice:
+        return {"family": "winograd", "rows": self.tile_rows, "parts": self.blocks, "tiles": self.height}
+
+    @property
     def side(self) -> int:
         """Of a transformed tile."""
         return self.m + 2
@@ -144,7 +148,9 @@ def plan(convolution: Convolution, m: int, epilogue: Epilogue, problem: Problem)
     """F(m x m, 3 x 3), m in (2, 4)."""
     if reason := _obstacle(convolution, problem.target):
         return Refusal("winograd", reason)
-    best = min(_candidates(convolution, m, problem.target), key=_cost)
+    found = pick(_candidates(convolution, m, problem.target), _cost, lambda each: each.choice, problem.choice)
+    assert found is not None
+    best, options = found
     packed = _packed(best, problem)
     nest = renamed(convolution, packed.name)
     axes = (
@@ -162,7 +168,7 @@ def plan(convolution: Convolution, m: int, epilogue: Epilogue, problem: Problem)
         f"Winograd F({m}x{m}, 3x3), {best.height} tiles x {2 * best.lanes} channels, "
         f"{best.tile_rows} rows of {best.across} tiles, {best.blocks} parts"
     )
-    return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace)
+    return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace, options)
 
 
 def _obstacle(convolution: Convolution, target: Target) -> str:
