@@ -20,12 +20,14 @@ from mercer.commands.options import (
     Attributes,
     Json,
     Model,
+    Sizes,
     SpecFile,
     Target,
     Threads,
     VerifyEach,
     Weights,
     read_model,
+    read_sizes,
     read_weights,
     wrong,
 )
@@ -336,12 +338,26 @@ def run(
 
 
 @app.command()
-def explain(file: ArtifactFile, as_json: Json = False) -> None:
-    """Say what is in an artifact, what every rewrite did or why it did not, and how exact the result is."""
+def explain(
+    file: ArtifactFile,
+    time: Annotated[bool, typer.Option("--time/--no-time", help="run it, for the time of each step")] = True,
+    sizes: Sizes = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in an artifact, what every rewrite did or why it did not, how exact the result is, and how long each
+    step takes beside what this machine allows."""
+    from dataclasses import asdict
+
     from mercer.commands.explain import describe_artifact, show_artifact
     from mercer.runtime.artifact import Artifact
 
-    summary = {"file": str(file), **describe_artifact(Artifact.load(file, check_cpu=False))}
+    artifact = Artifact.load(file, check_cpu=False)
+    summary = {"file": str(file), **describe_artifact(artifact)}
+    if time:
+        from mercer.commands.step_times import measure
+
+        summary["times"] = asdict(measure(artifact, read_sizes(sizes), threads))
     show_json(summary) if as_json else show_artifact(summary)
 
 
@@ -352,7 +368,7 @@ def bench(
         str, typer.Option(help="torch (eager), inductor (torch.compile), onnxruntime, openvino, separated by commas")
     ] = "torch",
     batch: Annotated[str, typer.Option(help="batch sizes, separated by commas")] = "1,64",
-    sizes: Annotated[list[str] | None, typer.Option("--set", metavar="DIM=SIZE", help="another symbolic dim")] = None,
+    sizes: Sizes = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -364,9 +380,9 @@ def bench(
 
     try:
         batches = [int(part) for part in batch.split(",")]
-        dims = {name: int(value) for name, value in (item.split("=") for item in sizes or ())}
     except ValueError:
-        raise wrong("a batch size or a dim is not a whole number", "--batch 1,64 --set L=128") from None
+        raise wrong("a batch size is not a whole number", "--batch 1,64") from None
+    dims = read_sizes(sizes)
     if min(batches) < 1:
         raise wrong(f"batch sizes begin at 1, not {min(batches)}")
     executable = load(file)

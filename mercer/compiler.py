@@ -333,6 +333,7 @@ def _tvm(
         "sources": {step.function: place for step, place in steps},
         "steps": [
             {"function": s.function, "tensor": s.target, "family": s.family, "detail": s.detail, "source": place}
+            | {"flops": str(s.demand.flops), "bytes": str(s.demand.bytes)}
             for s, place in steps
         ],
     }

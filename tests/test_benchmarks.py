@@ -17,10 +17,10 @@ from benchmarks.cpu.figures import best_peer, geometric_mean, ratio, share
 from benchmarks.cpu.peers import Call, Candidate, Task, Torch, numpy_of
 from benchmarks.cpu.plot import svg
 from benchmarks.cpu.processes import Failed, Process
-from benchmarks.cpu.roof import Roof
 from benchmarks.cpu.run import Measured, Row, Settings, measure
 from benchmarks.cpu.worker import Reference, Worker, relative_error
 from benchmarks.cpu.workloads import WORKLOADS
+from mercer.runtime.profile import Roof
 
 SMALL = WORKLOADS["depthwise-3"]
 CORE = (0,)

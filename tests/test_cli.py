@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -396,7 +396,11 @@ def test_explain(run: Command, compiled: Path) -> None:
         "Rewrites taken",
         "bind",
         "Exactness",
-        "What runs, in order",
+        "What runs, in order at N = 1, threads:",
+        "of roof",
+        "GFLOP/s",
+        "(other)",
+        "A call takes",
         "of weights; tensors alive at once take",
         "lib.so",
         "no weights given",
@@ -414,6 +418,43 @@ def test_explain_as_json(run: Command, compiled: Path) -> None:
     assert found["steps"]
     assert found["memory"]["symbols"] == ["N"]
     assert 0 < found["memory"]["tensors"]["1"] * 64 == found["memory"]["tensors"]["64"]
+
+
+def test_explain_times_every_step(run: Command, compiled: Path) -> None:
+    found = json.loads(run("explain", compiled, "--set", "N=32", "--threads", "1", "--json").out)
+    times = found["times"]
+    assert times["sizes"] == {"N": 32} and times["threads"] == 1 and times["missing"] == ""
+    assert len(times["steps"]) == len(found["steps"])
+    assert sum(step["flops"] for step in times["steps"]) == 32 * (2 * 4 * 3 + 3 + 3 + 2 * 3 * 2 + 2)
+    spent = sum(step["microseconds"] for step in times["steps"]) + times["other_microseconds"]
+    assert times["microseconds"] == pytest.approx(spent)
+    for step in times["steps"]:
+        assert step["microseconds"] >= 0 and 0 <= step["share"] <= 1
+        assert step["binds"] in ("operations", "bytes")
+        assert step["roof"] is None or step["roof"] > 0
+    assert times["roof"]["flops"] > 1e8
+
+
+def test_explain_without_times(run: Command, compiled: Path) -> None:
+    ran = run("explain", compiled, "--no-time")
+    assert "What runs, in order" in ran.out and "of roof" not in ran.out and "No times" not in ran.out
+    assert "times" not in json.loads(run("explain", compiled, "--no-time", "--json").out)
+    refused(run("explain", compiled, "--set", "L=3"), "there is no dim `L`", "N")
+    refused(run("explain", compiled, "--set", "N=many"), "not a whole number")
+
+
+def test_explain_of_what_cannot_run_here(run: Command, compiled: Path, tmp_path: Path) -> None:
+    artifact = Artifact.load(compiled)
+    foreign = replace(artifact.manifest, cpu_features=("avx1024",))
+    Artifact(foreign, artifact.members).save(tmp_path / "foreign.mrc")
+    ran = run("explain", tmp_path / "foreign.mrc")
+    assert ran.code == 0
+    assert "What runs, in order" in ran.out
+    assert "No times: " in ran.out and "this CPU has no avx1024" in ran.out
+    old = dict(artifact.manifest.entry)
+    old["steps"] = [{k: v for k, v in step.items() if k not in ("flops", "bytes")} for step in old["steps"]]
+    Artifact(replace(artifact.manifest, entry=old), artifact.members).save(tmp_path / "old.mrc")
+    assert "compile it again" in run("explain", tmp_path / "old.mrc").out
 
 
 def damaged(compiled: Path, folder: Path) -> list[tuple[Path, str]]:

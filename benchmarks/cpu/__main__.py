@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.cpu import plot, report, roof
+from benchmarks.cpu import plot, report
 from benchmarks.cpu.peers import PEERS
+from benchmarks.cpu.processes import roof_of
 from benchmarks.cpu.run import Row, Settings, held, measure
 from benchmarks.cpu.workload import Workload
 from benchmarks.cpu.workloads import WORKLOADS
+from mercer.runtime.profile import Roof
 
 
 def main() -> None:
@@ -40,10 +42,10 @@ def main() -> None:
         lock=options.lock,
         verbose=options.verbose,
     )
-    roofs: dict[int, roof.Roof] = {}
+    roofs: dict[int, Roof] = {}
     for count in threads:
         with held(options.lock):
-            roofs[count] = roof.measured(count, cores[-count:])
+            roofs[count] = roof_of(count, cores[-count:])
         report.print_head(roofs[count], cores[-count:])
     rows: list[Row] = []
     start = time.monotonic()

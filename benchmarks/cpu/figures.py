@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from benchmarks.cpu.roof import Roof
 from benchmarks.cpu.run import Measured, Row
+from mercer.runtime.profile import Roof
 
 MERCER = "mercer"
 
@@ -39,7 +39,7 @@ def rate(row: Row, roof: Roof) -> str:
     own = own_seconds(row)
     if own is None:
         return "–"
-    if row.flops / roof.flops >= row.bytes / roof.bytes_per_second(row.bytes):
+    if roof.counts_operations(row.flops, row.bytes):
         return f"{row.flops / own / 1e9:.1f} GFLOP/s"
     return f"{row.bytes / own / 1e9:.1f} GB/s"
 

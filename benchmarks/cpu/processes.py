@@ -10,13 +10,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.peers import environment
 from benchmarks.cpu.workload import Workload
+from mercer.runtime.profile import Roof
 
 ROOT = Path(__file__).parents[2]
+
+
+def roof_of(threads: int, cores: Sequence[int]) -> Roof:
+    """The limits of these cores, measured in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mercer.backends.tvm.roof", str(threads)],
+        check=True,
+        stdout=subprocess.PIPE,
+        env=environment(threads),
+        cwd=ROOT,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    found = json.loads(done.stdout)
+    return Roof(found["threads"], found["flops"], tuple((size, speed) for size, speed in found["bandwidth"]))
 
 
 class Failed(Exception):

@@ -23,8 +23,8 @@ from benchmarks.cpu.figures import (
     ratio,
     share,
 )
-from benchmarks.cpu.roof import Roof
 from benchmarks.cpu.run import Row
+from mercer.runtime.profile import Roof
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 Roofs = Mapping[int, Roof]

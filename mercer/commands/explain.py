@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from mercer.commands.show import note, show_table, size_text
+from mercer.commands.show import note, show_table, size_text, time_text
 from mercer.passes.ledger import LayerError, Ledger, LedgerEntry
 from mercer.runtime.artifact import Artifact
 
@@ -99,8 +99,7 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
         print(f"warning: {warning.subject}: {warning.message}")
     print()
     if summary["steps"]:
-        rows = [(s["function"], s["family"], s["detail"], s["source"]) for s in summary["steps"]]
-        show_table(("function", "schedule", "chosen", "line"), rows, title="What runs, in order")
+        _show_steps(summary["steps"], summary.get("times"))
     if summary["design"] is not None:
         _show_design(summary["design"])
         if summary["implementation"] is not None:
@@ -111,6 +110,40 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
     print("(copies that a schedule makes, such as padded images, come on top)\n")
     rows = [(m["name"], size_text(m["bytes"]), m["sha256"][:16]) for m in summary["members"]]
     show_table(("member", ">size", "sha256"), rows, title="Members")
+
+
+def _show_steps(steps: Sequence[Mapping[str, Any]], times: Mapping[str, Any] | None) -> None:
+    """What runs, with the time of each step where `step_times.measure` found it."""
+    chosen = [(s["family"], s["detail"], s["source"]) for s in steps]
+    measured: Sequence[Mapping[str, Any]] = times["steps"] if times is not None else ()
+    if times is None or not measured:
+        rows = [(s["function"], *rest) for s, rest in zip(steps, chosen, strict=True)]
+        show_table(("function", "schedule", "chosen", "line"), rows, title="What runs, in order")
+        if times is not None:
+            print(f"No times: {times['missing']}\n")
+        return
+    sizes = "".join(f" at {name} = {size}" for name, size in times["sizes"].items())
+    title = f"What runs, in order{sizes}, threads: {times['threads']}"
+    rests = [("" if m["roof"] is None else f"{m['roof']:.0%}", *rest) for m, rest in zip(measured, chosen, strict=True)]
+    rows = [
+        (s["function"], time_text(m["microseconds"]), f"{m['share']:.1%}", _rate(m), *rest)
+        for s, m, rest in zip(steps, measured, rests, strict=True)
+    ]
+    other = times["other_microseconds"]
+    rows.append(("(other)", time_text(other), f"{other / (times['microseconds'] or 1.0):.1%}", "", "", "", "", ""))
+    show_table(("function", ">time", ">share", ">rate", ">of roof", "schedule", "chosen", "line"), rows, title=title)
+    roof = times["roof"]
+    line = f"A call takes {time_text(times['microseconds'])}"
+    if roof is not None:
+        reads = ", ".join(f"{speed / 1e9:.0f} of {size >> 10} KiB" for size, speed in roof["bandwidth"])
+        line += f"; the roof is {roof['flops'] / 1e9:.1f} GFLOP/s and, read again and again, GB/s {reads}"
+    print(f"{line}\n")
+
+
+def _rate(measured: Mapping[str, Any]) -> str:
+    """Of what binds."""
+    amount, unit = (measured["flops"], "GFLOP/s") if measured["binds"] == "operations" else (measured["bytes"], "GB/s")
+    return f"{amount / measured['microseconds'] / 1e3:.1f} {unit}" if measured["microseconds"] else ""
 
 
 def _show_design(design: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ VerifyEach = Annotated[
     bool, typer.Option("--verify-each", help="check the IR and every claim of exactness after each pass")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+Sizes = Annotated[list[str] | None, typer.Option("--set", metavar="DIM=SIZE", help="a symbolic dim")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all physical cores unless given")]
 
 
@@ -48,6 +49,14 @@ def _attribute(text: str) -> tuple[str, Any]:
     except json.JSONDecodeError:
         return name, value
     return name, tuple(cast("list[Any]", found)) if isinstance(found, list) else found
+
+
+def read_sizes(texts: Sequence[str] | None) -> dict[str, int]:
+    """Sizes of symbolic dims from DIM=SIZE. Raises UsageError."""
+    try:
+        return {name: int(value) for name, value in (text.split("=") for text in texts or ())}
+    except ValueError:
+        raise wrong("the size of a dim is not a whole number", "--set L=128") from None
 
 
 def read_weights(path: Path | None) -> dict[str, Array] | None:

@@ -1,10 +1,11 @@
-"""Timing: the median of repeated calls, and the table of a per-operator profile."""
+"""Timing: the median of repeated calls, the table of a per-operator profile, and what the machine allows."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -37,3 +38,27 @@ def summarize(runs: Sequence[Sequence[tuple[str, float]]], sources: Mapping[str,
     rows = [(calls[0][0], statistics.median(time for _, time in calls)) for calls in zip(*runs, strict=True)]
     total = sum(time for _, time in rows) or 1.0
     return [OpTime(name, time, time / total, sources.get(name, "")) for name, time in rows]
+
+
+@dataclass(frozen=True)
+class Roof:
+    """The limits of a machine: FLOP/s (a fused multiply-add counts 2), and (bytes, bytes/s) in ascending order.
+
+    (Williams, Waterman and Patterson 2009, "Roofline: an insightful visual performance model".)
+    """
+
+    threads: int
+    flops: float
+    bandwidth: tuple[tuple[int, float], ...]
+
+    def bytes_per_second(self, size: float) -> float:
+        """Of data of that size, read again and again: that of the next size measured."""
+        return next((speed for bytes_, speed in self.bandwidth if bytes_ >= size), self.bandwidth[-1][1])
+
+    def seconds(self, flops: float, size: float) -> float:
+        """The least time for so many operations on so many bytes."""
+        return max(flops / self.flops, size / self.bytes_per_second(size))
+
+    def counts_operations(self, flops: float, size: float) -> bool:
+        """Whether operations bind, else bytes do."""
+        return flops / self.flops >= size / self.bytes_per_second(size)

@@ -15,6 +15,7 @@ from tvm import relax, tirx
 
 from mercer.backends.tvm import cuda, function, primitives, row_tiles
 from mercer.backends.tvm.complex_pairs import split
+from mercer.backends.tvm.demand import Demand, demand
 from mercer.backends.tvm.fft import with_tables
 from mercer.backends.tvm.fft_nests import expanded
 from mercer.backends.tvm.kernel import Operand
@@ -36,13 +37,14 @@ ENTRY = "main"
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the binary, in order of execution: the function, how it is scheduled, where it came from."""
+    """One call of the binary, in order: the function, how it is scheduled, where it came from, what it must do."""
 
     function: str
     target: str
     family: str
     detail: str
     origins: tuple[Origin, ...]
+    demand: Demand
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class _Plan:
         self.nests, self.target = nests, target
         self.types = nests.types()
         self.constants = {c.name: c for c in nests.constants}
+        self.demands: dict[str, Demand] = {}
         self.calls: list[_View | _Call] = []
 
     def outputs_computed(self, nests: Nests) -> list[Statement]:
@@ -175,6 +178,7 @@ class _Plan:
                 self.add(nest)
         operands = function.operands(schedule, self.types)
         result = Operand(statement.target, statement.type)
+        self.demands[result.name] = demand([statement], operands, [result], self.types)
         name = schedule.nest.target
         content = schedule.family, schedule.detail, _content((schedule.nest,), operands, (name,)), statement.type
         detail = f"{schedule.detail}; by itself: {alone}" if alone else schedule.detail
@@ -193,6 +197,7 @@ class _Plan:
         names = dict.fromkeys(read.tensor for nest in work.nests for read in reads(nest.body) if read.tensor not in own)
         operands = tuple(Operand(name, self.types[name]) for name in names)
         results = tuple(Operand(m.target, m.type) for m in group.members if m.target not in group.inner)
+        self.demands[results[0].name] = demand(group.members, operands, results, self.types)
         origins = tuple(dict.fromkeys(origin for member in group.members for origin in member.origins))
         content = work.detail, _content(work.nests, operands, work.inside), tuple(result.type for result in results)
         self.calls.append(_Call(work, operands, results, "rows", work.detail, origins, content, work.families))
@@ -205,6 +210,7 @@ class _Plan:
         operands = tuple(Operand(name, self.types[name]) for name in dict.fromkeys(statement.operands))
         results = tuple(Operand(value.name, value.type) for value in statement.targets)
         self.types |= {operand.name: operand.type for operand in kernel.scratch}
+        self.demands[results[0].name] = demand([statement], operands, results, self.types)
         outputs = (*results, *kernel.scratch)
         content = statement if statement.scan is not None else _what(statement, self.types)
         self.calls.append(_Call(kernel, operands, outputs, statement.name, kernel.detail, statement.origins, content))
@@ -277,7 +283,8 @@ class _Plan:
                     found = builder.emit(relax.call_tir(functions.declare(builder, name), args, out_ty=out_ty))
                     for k, result in enumerate(call.results):
                         values[result.name] = builder.emit(relax.TupleGetItem(found, k)) if len(outs) > 1 else found
-                    steps.append(Step(name, call.results[0].name, call.family, call.detail, call.origins))
+                    first = call.results[0].name
+                    steps.append(Step(name, first, call.family, call.detail, call.origins, self.demands[first]))
                 results = [values[name] for name in self.outputs]
                 result = builder.emit_output(relax.Tuple(results) if len(results) > 1 else results[0])
             builder.emit_func_output(result)

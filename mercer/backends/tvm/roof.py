@@ -1,73 +1,56 @@
 """The limits of this machine, measured: fused multiply-adds per second, and bytes per second by size of the data.
 
-`python -m benchmarks.cpu.roof THREADS` prints them as JSON. Both are loops in TIR for the CPU level that Mercer uses:
-independent chains of fused multiply-adds in registers, and a sum over an array that is read again and again.
+`python -m mercer.backends.tvm.roof THREADS` prints them as JSON. Both are loops in TIR for the CPU level that Mercer
+uses: independent chains of fused multiply-adds in registers, and a sum over an array that is read again and again.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
 
-from benchmarks.cpu.peers import environment
+from mercer.backends.tvm.target import parse
+from mercer.runtime.profile import Roof
 
 CHAINS = 12
 """Enough to cover a latency of 4 cycles on 2 or 3 ports, and few enough for 16 registers."""
 STEPS = 200_000
 SIZES = (1 << 17, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26, 1 << 28)
 REPEATS = 15
+READ = 1 << 27
+"""Bytes that one repeat reads at least."""
 
 
-@dataclass(frozen=True)
-class Roof:
-    """FLOP/s (a fused multiply-add counts 2), and (bytes, bytes/s) in ascending order."""
-
-    threads: int
-    flops: float
-    bandwidth: tuple[tuple[int, float], ...]
-
-    def bytes_per_second(self, size: float) -> float:
-        """Of data of that size, read again and again: that of the next size measured."""
-        return next((speed for bytes_, speed in self.bandwidth if bytes_ >= size), self.bandwidth[-1][1])
-
-    def seconds(self, flops: float, size: float) -> float:
-        """The least time for so many operations on so many bytes."""
-        return max(flops / self.flops, size / self.bytes_per_second(size))
-
-
-def measured(threads: int, cores: Sequence[int]) -> Roof:
-    """Measures in a process of its own on these cores."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cpu.roof", str(threads)],
-        check=True,
-        stdout=subprocess.PIPE,
-        env=environment(threads),
-        cwd=Path(__file__).parents[2],
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    found = json.loads(done.stdout)
-    return Roof(found["threads"], found["flops"], tuple((size, speed) for size, speed in found["bandwidth"]))
-
-
-def main() -> None:
-    threads = int(sys.argv[1])
-    machine = _machine(threads)
+def measured(threads: int, sizes: Sequence[int] = SIZES, repeats: int = REPEATS, read: int = READ) -> Roof:
+    """Of so many threads of this process, whose thread pool has them; the best of `repeats` counts."""
+    machine = _machine(threads, repeats)
     bandwidth: list[tuple[int, float]] = []
-    for size in SIZES:
-        passes = max(1, (1 << 27) // size)
+    for size in sizes:
+        passes = max(1, read // size)
         data = np.ones(size // 4, np.float32)
         bandwidth.append((size, threads * (size // threads) * passes / machine.read(data, passes)))
     flops = threads * STEPS * CHAINS * machine.lanes * 2 / machine.multiply()
-    print(json.dumps(asdict(Roof(threads, flops, tuple(bandwidth)))))
+    return Roof(threads, flops, tuple(bandwidth))
+
+
+def quick(threads: int, needed: Iterable[float]) -> Roof:
+    """Within some tenths of a second: a few repeats, for data of the needed sizes in bytes, memory taken as 64 MiB."""
+    known = [size for size in SIZES if size <= 1 << 26]
+    sizes = {next((size for size in known if size >= least), known[-1]) for least in needed} or {known[0]}
+    return measured(threads, sorted(sizes), repeats=4, read=1 << 25)
+
+
+def main() -> None:
+    print(json.dumps(asdict(measured(int(sys.argv[1])))))
 
 
 @dataclass(frozen=True)
@@ -79,13 +62,7 @@ class _Machine:
     multiply: Callable[[], float]
 
 
-def _machine(threads: int) -> _Machine:
-    import tvm
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.tirx.script.builder import ir as T
-
-    from mercer.backends.tvm.target import parse
-
+def _machine(threads: int, repeats: int) -> _Machine:
     target = parse("cpu")
     lanes = target.lanes
 
@@ -148,7 +125,7 @@ def _machine(threads: int) -> _Machine:
 
     def least(call: Callable[[], object]) -> float:
         times: list[float] = []
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
