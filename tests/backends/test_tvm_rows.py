@@ -221,3 +221,36 @@ def test_a_group_that_nobody_reads_is_left_out() -> None:
     ]
     binary = check(program({"x": tensor(32, 8)}, {}, statements, "y"), {"x": (32, 8)})
     assert len(binary.compiled.steps) == 1
+
+
+def test_rows_of_an_image_are_one_axis() -> None:
+    """Channels lie across the rows in memory; the batch cannot be told from the rows of images that lie apart."""
+
+    def product(target: str, source: Expr, inputs: int, outputs: int) -> Nest:
+        body = total(mul(source, read(f"w{target}", "m", "k")), k=inputs)
+        return nest(target, axes(n=2, y=24, x=10, m=outputs), call("sin", body), "dense")
+
+    statements = [
+        product("a", read("image", "n", "k", "y", "x"), 12, 40),
+        product("b", read("a", "n", "y", "x", "k"), 40, 24),
+    ]
+    nests = program({"image": tensor(2, 12, 24, 10)}, {"wa": normal(40, 12), "wb": normal(24, 40)}, statements, "b")
+    (step,) = check(nests, {"image": (2, 12, 24, 10)}).compiled.steps
+    rows = int(step.detail.split()[0])
+    assert step.family == "rows" and 240 % rows == 0 and rows > 10
+
+
+def test_rows_that_are_told_apart_stay_two_axes() -> None:
+    """The second nest reads a value of its row of the image."""
+    statements = [
+        nest("a", axes(y=8, x=10, m=24), call("sin", mul(read("image", "y", "x"), read("w", "m")))),
+        nest("b", axes(y=8, x=10, m=24), mul(read("a", "y", "x", "m"), read("scale", "y"))),
+    ]
+    nests = program({"image": tensor(8, 10), "scale": tensor(8)}, {"w": normal(24)}, statements, "b")
+    (step,) = check(nests, {"image": (8, 10), "scale": (8,)}).compiled.steps
+    assert step.family == "rows" and int(step.detail.split()[0]) <= 10
+
+
+def test_few_rows_that_share_heavy_weights_stay_alone() -> None:
+    binary = check(layers(64, 384, 512, 384), {"x": (64, 384)}, tolerance=1e-4)
+    assert "rows" not in binary.families and "MiB again" in binary.compiled.steps[0].detail

@@ -196,7 +196,8 @@ class _Plan:
         own = set(work.inside)
         names = dict.fromkeys(read.tensor for nest in work.nests for read in reads(nest.body) if read.tensor not in own)
         operands = tuple(Operand(name, self.types[name]) for name in names)
-        results = tuple(Operand(m.target, m.type) for m in group.members if m.target not in group.inner)
+        outer = [member.target for member in group.members if member.target not in group.inner]
+        results = tuple(Operand(name, self.types[name]) for name in outer)
         self.demands[results[0].name] = demand(group.members, operands, results, self.types)
         origins = tuple(dict.fromkeys(origin for member in group.members for origin in member.origins))
         content = work.detail, _content(work.nests, operands, work.inside), tuple(result.type for result in results)

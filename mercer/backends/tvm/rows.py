@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mercer.backends.tvm.row_axes import merged
 from mercer.backends.tvm.schedules.common import size
 from mercer.backends.tvm.schedules.normalize import unique_names
 from mercer.ir.index import Axis, Read, reads, variables
@@ -26,6 +27,9 @@ LONGEST = 1 << 16
 
 HEAVIEST = 1 << 22
 """Bytes that one nest may read again for every tile: more would not stay in cache from one tile to the next."""
+
+HEAVY, SHARED = 1 << 19, 384
+"""Bytes beyond a second-level cache that a nest reads again for every tile only where there are so many rows."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def grouped(
         if group is None:
             result.append(statement)
         elif last[group] == number:
-            rows = _finished(group, statements, outputs, position)
+            rows = _merged(_finished(group, statements, outputs, position), types)
             result += [rows] if len(rows.inner) < len(rows.members) else []  # else nobody reads any of it
     alone = {g.members[0].target: g.reasons[0] for g in home.values() if len(g.members) == 1 and g.reasons}
     return result, alone
@@ -98,6 +102,16 @@ def _finished(
     needed = set(outputs).union(*map(read_names, others))
     members = sorted(group.members, key=lambda nest: position[nest.target])
     return Rows(tuple(members), group.rank, frozenset(own - needed))
+
+
+def _merged(group: Rows, types: Mapping[str, TensorType]) -> Rows:
+    """The same with neighbouring row axes as one where every nest reads them together, as the rows and columns of an
+    image, so that tiles are not bound to one row of it."""
+    for at in range(group.rank - 2, -1, -1):
+        found = merged(group.members, at, types)
+        if found is not None:
+            group = replace(group, members=found, rank=group.rank - 1)
+    return group
 
 
 def _joined(source: _Open, mine: _Open, types: Mapping[str, TensorType]) -> _Open | str:
@@ -144,8 +158,10 @@ def _obstacle(nest: Nest, rank: int, types: Mapping[str, TensorType]) -> str | N
         if not rows & variables(read):
             type = types[read.tensor]
             again += size(math.prod(type.shape, start=ONE)) * type.dtype.numpy.itemsize
-    if again > HEAVIEST:
-        return f"%{nest.target} would read {again >> 20} MiB again for every tile"
+    rows_count = math.prod((axis.extent for axis in nest.axes[:rank]), start=ONE)
+    few = rows_count.is_constant and rows_count.value < SHARED
+    if again > HEAVIEST or (few and again > HEAVY):
+        return f"%{nest.target} would read {again / (1 << 20):.1f} MiB again for every tile"
     if not all(axis.extent.is_constant for axis in nest.axes[rank:]):
         return f"a row of %{nest.target} has no constant length"
     return None

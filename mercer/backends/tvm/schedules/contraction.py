@@ -36,6 +36,7 @@ from mercer.backends.tvm.schedules.common import (
     volume,
 )
 from mercer.backends.tvm.schedules.normalize import position
+from mercer.backends.tvm.schedules.order import Stream, ordered
 from mercer.backends.tvm.schedules.tile import Access, Search, Tile
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, substitute, walk
@@ -118,12 +119,28 @@ def _schedule(
         emit = _emit_blocks(nest, best, place, blocks)
         memory = (blocks.workspace,)
         return Schedule("contraction", detail, nest, count(blocks.outer), cost, emit, before, constants, memory)
+    tiled = list(_ordered_loops(problem, best, tiled, work / CYCLE))
     outer, inner, cost = split(tiled, work)
 
     def emit_tiles(scope: Scope, at: TirExpr) -> None:
         loops(at_outer(scope, outer, at), inner, lambda inside: _tile(inside, nest, best, place))
 
     return Schedule("contraction", detail, nest, count(outer), cost, emit_tiles, before, constants)
+
+
+def _ordered_loops(problem: Problem, best: Tile, tiled: Sequence[Axis], cycles: float) -> tuple[Axis, ...]:
+    """The loops over tiles in the order in which operands are read again least."""
+    nest = problem.nest
+    parts: list[Stream] = []
+    for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)):
+        steps = {axis.name: volume([axis]) for axis in e.axes}
+        for read in dict.fromkeys(reads(e.body)):
+            names = free(read)
+            bytes = read.dtype.numpy.itemsize * math.prod(steps[name] for name in steps if name in names)
+            bytes *= math.prod(factor for name, factor in best.factors.items() if name in names)
+            loops_of = frozenset(f"{axis.name}#" for axis in nest.axes if axis.name in names)
+            parts.append(Stream(bytes, loops_of))
+    return ordered(tiled, parts, cycles)
 
 
 BLOCK = 128

@@ -106,6 +106,11 @@ def _together(outer: Axis, inner: Axis, integers: set[IntExpr]) -> bool:
     return True
 
 
+def together(outer: Axis, inner: Axis, body: Expr) -> bool:
+    """Whether the formula depends on the two axes only through their common row-major number."""
+    return _together(outer, inner, _integers(body))
+
+
 def merge(axes: Sequence[Axis], body: Expr) -> tuple[tuple[Axis, ...], Expr]:
     """Axes that always run together as one, and the body with its index."""
     merged = list(axes)

@@ -1,0 +1,50 @@
+"""The order of the loops over tiles."""
+
+from __future__ import annotations
+
+import pytest
+
+from mercer.backends.tvm.schedules.order import Stream, ordered, traffic
+from mercer.ir.index import Axis
+from mercer.ir.integers import IntExpr
+from tests.backends.tvm_programs import assert_agrees, axes, build, mul, nest, normal, program, read, tensor, total
+
+KIB = 1 << 10
+
+
+def loop(name: str, extent: int | str) -> Axis:
+    return Axis(name, IntExpr.constant(extent) if isinstance(extent, int) else IntExpr.dim(extent))
+
+
+ROWS, COLUMNS = frozenset({"rows"}), frozenset({"columns"})
+
+
+def test_heavy_weights_are_read_once() -> None:
+    """A tile of weights passes all rows before the next one comes."""
+    loops = [loop("rows", 49), loop("columns", 64)]
+    streams = [Stream(6 * KIB, ROWS), Stream(36 * KIB, COLUMNS)]
+    assert [each.name for each in ordered(loops, streams, 2304)] == ["columns", "rows"]
+    assert traffic(["columns", "rows"], {"rows": 49, "columns": 64}, streams, 320 * KIB) == 64 * (49 * 6 + 36) * KIB
+    assert traffic(["rows", "columns"], {"rows": 49, "columns": 64}, streams, 320 * KIB) == 49 * (64 * 36 + 6) * KIB
+
+
+@pytest.mark.parametrize("rows", [4, "N"])
+def test_the_order_of_the_result_stays(rows: int | str) -> None:
+    """Where nothing is gained, and where a number of steps is not known."""
+    loops = [loop("rows", rows), loop("columns", 16)]
+    assert ordered(loops, [Stream(512, ROWS), Stream(KIB, COLUMNS)], 100) == tuple(loops)
+
+
+def test_what_does_not_change_stays_in_cache() -> None:
+    trips = {"rows": 10, "columns": 10}
+    small, large = Stream(KIB, ROWS), Stream(100 * KIB, COLUMNS)
+    assert traffic(["rows", "columns"], trips, [small], 24 * KIB) == 10 * KIB
+    assert traffic(["rows", "columns"], trips, [small, large], 24 * KIB) == 10 * KIB + 100 * 100 * KIB
+
+
+def test_a_product_with_heavy_weights() -> None:
+    """Columns are the outer loop; neither rows nor columns are whole tiles."""
+    product = nest("y", axes(n=67, m=500), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=700))
+    binary = build(program({"x": tensor(67, 700)}, {"w": normal(500, 700)}, [product], "y"))
+    assert binary.families == ["contraction"]
+    assert_agrees(binary, {"x": normal(67, 700)}, 1e-5)
