@@ -34,6 +34,7 @@ from mercer.passes.fold import Fold
 from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
+from mercer.passes.order_products import OrderProducts
 from mercer.passes.pairwise import Pairwise
 from mercer.passes.quantize.equalize import Equalize
 from mercer.passes.quantize.quantize import Quantize
@@ -55,6 +56,7 @@ INFERENCE: tuple[Pass, ...] = (
     Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone
     Simplify(),
     ChunkScan(),  # before fuse, while factors stand alone
+    OrderProducts(),  # before fold, which computes the products of constants
     Hoist(),  # before fuse, which makes it the epilogue of what it reads
     CompactSupport(),  # after hoist, which would store what it makes of a basis
     Fold(),  # the norms of constant centers
