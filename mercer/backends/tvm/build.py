@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
-from mercer.backends.tvm import cuda, function, primitives, row_tiles
+from mercer.backends.tvm import cuda, function, primitives, row_tiles, vector_math as vm
 from mercer.backends.tvm.complex_pairs import split
 from mercer.backends.tvm.demand import Demand, demand
 from mercer.backends.tvm.fft import with_tables
@@ -310,7 +310,12 @@ class _Functions:
         if call.content not in self.by_content:
             name = self.by_content[call.content] = self._name(call.origins)
             build = cuda.build if self.target.is_cuda else function.build
-            for global_var, code in build(name, call.work, call.operands, call.results).items():
+            token = vm.FUSED.set("fma" in self.target.features)
+            try:
+                functions = build(name, call.work, call.operands, call.results)
+            finally:
+                vm.FUSED.reset(token)
+            for global_var, code in functions.items():
                 if global_var.name_hint == name:
                     self.entries[name] = code
                 else:

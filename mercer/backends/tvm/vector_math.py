@@ -70,6 +70,10 @@ REGISTERS: ContextVar[str] = ContextVar("REGISTERS", default="global")
 """TIR's storage scope of registers: "global" on a CPU, "local" on a GPU."""
 
 
+FUSED: ContextVar[bool] = ContextVar("FUSED", default=False)
+"""Whether the target has multiply-adds that round once."""
+
+
 def registers(width: int, dtype: str) -> Any:
     """A buffer that becomes registers: TVM puts what is below 1 KiB on the stack, LLVM takes it from there."""
     return T.alloc_buffer((width,), dtype, scope=REGISTERS.get(), layout=None)
@@ -237,14 +241,18 @@ def log1p(x: TirExpr) -> TirExpr:
 
 _SIN = (2.60831598097865935e-06, -0.000198106907191686332, 0.00833307858556509018, -0.166666597127914429)
 _PI_HIGH, _PI_LOW = 3.141592653589793116, 1.2246467991473532e-16
-
+_PI_PARTS = (3.1415927410125732, -8.742277657347586e-08, -3.4302490200117637e-15)
+"""Of float32: their sum is pi."""
 
 _WIDE_ROUNDER = 1.5 * 2.0**52
 """ROUNDER for float64: the integer is left in the low bits."""
 
+_FEW_TURNS = 32768.0
+"""Arguments below it are reduced by pi in float32."""
+
 
 def sin(x: TirExpr) -> TirExpr:
-    """The reduction by pi is done in float64 and is good to |x| about 1e9."""
+    """The reduction by pi is done in float64 where that is needed, and is good to |x| about 1e9."""
     return _sine_after(x, 0.0)
 
 
@@ -254,15 +262,57 @@ def cos(x: TirExpr) -> TirExpr:
 
 def _sine_after(x: TirExpr, turn: float) -> TirExpr:
     """sin(x + turn * pi)"""
+    if FUSED.get() and element(x) == "float32":
+        x, width = let(x), lanes(x)
+        rest, odd = registers(width, "float32"), registers(width, "int32")
+        with T.If(_any(tirx.Not(magnitude(x) < const(x, _FEW_TURNS)))):
+            for branch, reduced in ((T.Then, _without_half_turns_wide), (T.Else, _without_half_turns)):
+                with branch():
+                    r, parity = reduced(x, turn)
+                    T.buffer_store(rest, r, [whole(width)])
+                    T.buffer_store(odd, parity, [whole(width)])
+        r, parity = rest[whole(width)], odd[whole(width)]
+    else:
+        r, parity = _without_half_turns_wide(x, turn)
+    s = let(r * r)
+    return from_bits(bits(polynomial(s, _SIN) * (s * r) + r) ^ parity)
+
+
+def _without_half_turns(x: TirExpr, turn: float) -> tuple[TirExpr, TirExpr]:
+    """(x + turn * pi less the nearest multiple of pi, 1 << 31 where that is an odd one).
+
+    The first difference is exact: it has no bit below the last ones of x and of n times the first part of pi.
+    """
+    turns = x * const(x, 1 / math.pi) + const(x, turn) if turn else x * const(x, 1 / math.pi)
+    shifted = kept(bits(turns + const(x, ROUNDER)))
+    n = let(const(x, turn) - let(from_bits(shifted) - const(x, ROUNDER)))
+    r = x
+    for part in _PI_PARTS:
+        r = fused(n, const(x, part), r)
+    return let(r), shifted << tirx.const(31, "int32")
+
+
+def _without_half_turns_wide(x: TirExpr, turn: float) -> tuple[TirExpr, TirExpr]:
+    """The same in float64."""
     wide = let(cast(x, "float64"))
     shifted = wide * const(wide, 1 / math.pi) + const(wide, turn) if turn else wide * const(wide, 1 / math.pi)
     rounded = kept(tirx.reinterpret(like(x, "int64"), shifted + const(wide, _WIDE_ROUNDER)))
     n = tirx.reinterpret(like(x, "float64"), rounded) - const(wide, _WIDE_ROUNDER)
     shift = let(n - const(wide, turn) if turn else n)
     r = let(cast(wide - shift * const(wide, _PI_HIGH) - shift * const(wide, _PI_LOW), "float32"))
-    odd = cast(rounded, "int32") << tirx.const(31, "int32")
-    s = let(r * r)
-    return from_bits(bits(polynomial(s, _SIN) * (s * r) + r) ^ odd)
+    return r, cast(rounded, "int32") << tirx.const(31, "int32")
+
+
+def _any(condition: TirExpr) -> TirExpr:
+    """Whether it is true in a lane."""
+    if lanes(condition) == 1:
+        return condition
+    return tirx.call_llvm_pure_intrin("bool", "llvm.vector.reduce.or", condition)
+
+
+def fused(a: TirExpr, b: TirExpr, c: TirExpr) -> TirExpr:
+    """a * b + c, rounded once: for targets that have an instruction for it."""
+    return tirx.call_llvm_pure_intrin(str(a.ty), "llvm.fma", a, b, c)
 
 
 def tan(x: TirExpr) -> TirExpr:
