@@ -48,3 +48,22 @@ def test_a_product_with_heavy_weights() -> None:
     binary = build(program({"x": tensor(67, 700)}, {"w": normal(500, 700)}, [product], "y"))
     assert binary.families == ["contraction"]
     assert_agrees(binary, {"x": normal(67, 700)}, 1e-5)
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(49, 3072, 48), (50, 2048, 100), (13, 4096, 32)])
+def test_long_sums_are_made_in_blocks(rows: int, inner: int, columns: int) -> None:
+    """A tile of weights that does not stay in cache passes all rows a block at a time."""
+    product = nest("y", axes(n=rows, m=columns), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=inner))
+    inputs = {"x": normal(rows, inner)}
+    binary = build(program({"x": tensor(rows, inner)}, {"w": normal(columns, inner)}, [product], "y"))
+    assert f"512 of {inner} k at a time" in binary.compiled.steps[0].detail
+    assert_agrees(binary, inputs, 1e-5)
+
+
+@pytest.mark.parametrize(("rows", "columns", "tile"), [(1, 1000, "5 vectors of 8 m"), (64, 1024, "2 vectors of 8 m")])
+def test_tiles_cut_long_rows_of_weights_without_a_rest(rows: int, columns: int, tile: str) -> None:
+    product = nest("y", axes(n=rows, m=columns), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=160))
+    types = {"x": tensor(rows, 160)}
+    binary = build(program(types, {"w": normal(columns, 160)}, [product], "y"), "cpu:avx2")
+    assert binary.compiled.steps[0].detail.endswith(tile)
+    assert_agrees(binary, {"x": normal(rows, 160)}, 1e-5)

@@ -149,6 +149,9 @@ BLOCK = 128
 BLOCK_BYTES = 256 << 10
 """What a block reads, and what it adds to, at most."""
 
+DEEP = 96 << 10
+"""Bytes of the steps of one operand of a tile from which on they are made in blocks."""
+
 ACROSS = 33
 """Elements from one step to the next of an operand that has not been packed for a tile."""
 
@@ -196,8 +199,10 @@ def _blocks(problem: Problem, best: Tile, tiled: Sequence[Axis]) -> Blocks | Non
     across = [
         abs(stride(position(r, problem.types[r.tensor]), axis.name) or 0) * best.width >= 128 for r in operands_of
     ]
-    if not axis.extent.is_constant or axis.extent.value < 4 * BLOCK or axis.extent.value % BLOCK or not all(across):
+    if not axis.extent.is_constant or axis.extent.value < 4 * BLOCK or axis.extent.value % BLOCK:
         return None
+    if not all(across):
+        return _deep_blocks(nest, best, tiled, e)
     shared = [all(a.name in free(r) for r in operands_of) for a in nest.axes]
     outer = tuple(t for t, each in zip(tiled, shared, strict=True) if each)
     inner = tuple(t for t, each in zip(tiled, shared, strict=True) if not each)
@@ -207,6 +212,27 @@ def _blocks(problem: Problem, best: Tile, tiled: Sequence[Axis]) -> Blocks | Non
     read = sum(BLOCK * math.prod(extents.get(name, 1) for name in free(r)) for r in operands_of)
     found = Blocks(axis, BLOCK, outer, inner, e.dtype, _tile_volume(best))
     return found if 4 * max(read, volume(inner) * found.volume) <= BLOCK_BYTES else None
+
+
+def _deep_blocks(nest: Nest, best: Tile, tiled: Sequence[Axis], e: Reduce) -> Blocks | None:
+    """Blocks for all tiles that share a part of the largest operand, where that part does not stay in cache."""
+    steps = {axis.name: volume([axis]) for axis in e.axes}
+    each = {**steps, **best.factors}
+
+    def bytes(read: Read, extents: Mapping[str, int]) -> int:
+        return read.dtype.numpy.itemsize * math.prod(extents.get(name, 1) for name in free(read))
+
+    axis, operands_of = e.axes[-1], list(dict.fromkeys(reads(e.body)))
+    wide = max(operands_of, key=lambda read: bytes(read, each))
+    outer = tuple(t for t, a in zip(tiled, nest.axes, strict=True) if a.name in free(wide))
+    inner = tuple(t for t, a in zip(tiled, nest.axes, strict=True) if a.name not in free(wide))
+    if bytes(wide, each) < DEEP or not all(t.extent.is_constant for t in inner) or volume(inner) < 4:
+        return None
+    size = math.gcd(axis.extent.value, 4 * BLOCK)
+    extents = {a.name: volume([a]) for a in nest.axes if a.name not in free(wide)}
+    read = sum(bytes(r, {**best.factors, **extents, axis.name: size}) for r in operands_of)
+    found = Blocks(axis, size, outer, inner, e.dtype, _tile_volume(best))
+    return found if max(read, 4 * volume(inner) * found.volume) <= BLOCK_BYTES else None
 
 
 def _emit_blocks(nest: Nest, best: Tile, place: IntExpr, blocks: Blocks) -> Callable[[Scope, TirExpr], None]:

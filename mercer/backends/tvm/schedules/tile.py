@@ -58,6 +58,16 @@ LOAD, GATHER, LATENCY, OVERHEAD = 0.5, 1.5, 4.0, 1.0
 
 FACTORS = (2, 3, 4, 5, 6, 7, 8)
 
+STREAM = 0.1
+"""Cycles of a vector more than of a broadcast, which more often finds its operand in the first-level cache."""
+
+LONG, LONGEST = 4, 8
+"""Vectors of a tile at most, and of one that is a single row."""
+
+FAR, FAR_COST = 512, 1.4
+"""Elements from one step of the reduction to the next, of an operand that tiles do not cut into pieces, from which on
+prefetching fails, and what that costs: its next step lies on another page."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -84,8 +94,8 @@ class Search:
             width //= 2
         rows = [axis for axis in self.axes if axis != lane and not (axis.extent.is_constant and axis.extent.value < 2)]
         pairs = [(), *((row,) for row in rows), *itertools.combinations(rows, 2)]
-        for vectors in (v for v in (1, 2, 3, 4) if v == 1 or v * width <= extent):
-            for pair in pairs:
+        for vectors in (v for v in range(1, LONGEST + 1) if v == 1 or v * width <= extent):
+            for pair in pairs if vectors <= LONG else [()]:
                 choices = [
                     [k for k in FACTORS if not axis.extent.is_constant or k <= axis.extent.value] for axis in pair
                 ]
@@ -118,14 +128,22 @@ class Search:
 
     def _cost(self, lane: Axis, width: int, counts: Mapping[str, int]) -> float:
         total = math.prod(counts.values())
-        loads = 0.0
+        loads = streamed = 0.0
         for access in self.accesses:
             count = math.prod(k for name, k in counts.items() if access.strides.get(name, 0) != 0)
             contiguous = access.strides.get(lane.name, 0) in (0, 1) or access.movable
             loads += count * (LOAD if contiguous else GATHER * width)
-        cycles = max(loads, total * self.operations / 2, LATENCY) + OVERHEAD
+            streamed += STREAM * count if access.strides.get(lane.name, 0) != 0 else 0.0
+        cycles = max(loads, total * self.operations / 2, LATENCY) + OVERHEAD + streamed
         cycles += total * (1.0 if self.axes[-1] == lane else GATHER * width) / self.steps
-        return cycles / (total * width) * self._waste(lane, width, counts)
+        return cycles / (total * width) * self._waste(lane, width, counts) * self._far(lane, width, counts)
+
+    def _far(self, lane: Axis, width: int, counts: Mapping[str, int]) -> float:
+        """A repacked operand is cut into tiles along its vectors where they leave no rest."""
+        size, factor = self.sizes[lane.name], counts[lane.name] * width
+        whole = size < FAR or size % factor == 0
+        movable = any(access.movable and access.strides.get(lane.name, 0) != 0 for access in self.accesses)
+        return FAR_COST if movable and not whole and lane.extent.is_constant else 1.0
 
     def _waste(self, lane: Axis, width: int, counts: Mapping[str, int]) -> float:
         """What tiles compute, relative to what is needed: the last one of an axis overlaps the one before."""
