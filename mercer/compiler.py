@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,7 +33,7 @@ from mercer.passes.quantize.training import training, typical
 from mercer.runtime.artifact import Artifact, Signature, TensorSpec
 from mercer.runtime.errors import MercerError, nearest
 from mercer.runtime.session import Executable
-from mercer.runtime.weights import save, store
+from mercer.runtime.weights import save, store, widened_bytes
 from mercer.version import VERSION
 
 if TYPE_CHECKING:
@@ -330,6 +330,7 @@ def _tvm(
         "narrow": narrow,
         "weights": [*opened, *(name for name, _ in built.constants)],
         "symbols": list(built.symbols),
+        "memory": {**asdict(built.memory), "widened": widened_bytes(weights, narrow)},
         "sources": {step.function: place for step, place in steps},
         "steps": [
             {"function": s.function, "tensor": s.target, "family": s.family, "detail": s.detail, "source": place}

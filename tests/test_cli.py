@@ -401,7 +401,8 @@ def test_explain(run: Command, compiled: Path) -> None:
         "GFLOP/s",
         "(other)",
         "A call takes",
-        "of weights; tensors alive at once take",
+        "Memory of a run at N = 64: ",
+        " of workspace",
         "lib.so",
         "no weights given",
     ):
@@ -417,7 +418,9 @@ def test_explain_as_json(run: Command, compiled: Path) -> None:
     assert sum(member["bytes"] for member in found["members"]) < compiled.stat().st_size
     assert found["steps"]
     assert found["memory"]["symbols"] == ["N"]
-    assert 0 < found["memory"]["tensors"]["1"] * 64 == found["memory"]["tensors"]["64"]
+    one, many = (found["memory"]["runs"][n] for n in ("1", "64"))
+    assert one["weights"] == many["weights"] and 0 < one["inputs"] * 64 == many["inputs"] == 64 * 4 * 4
+    assert all(run["total"] == sum(run.values()) - run["total"] for run in (one, many))
 
 
 def test_explain_times_every_step(run: Command, compiled: Path) -> None:

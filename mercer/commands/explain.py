@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
 from mercer.commands.show import note, show_table, size_text, time_text
 from mercer.passes.ledger import LayerError, Ledger, LedgerEntry
-from mercer.runtime.artifact import Artifact
+from mercer.runtime.artifact import Artifact, free_symbols
+from mercer.runtime.executors import physical_cores
+from mercer.runtime.memory import planned
 
 
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:
@@ -37,22 +40,20 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
 
 
 def _json_member(artifact: Artifact, name: str) -> Any:
-    return json.loads(artifact.members[name]) if name in artifact.members else None
+    return json.loads(artifact.member(name)) if name in artifact.members else None
 
 
 def _memory(artifact: Artifact) -> dict[str, Any]:
-    """Bytes of the weights, and of the tensors alive at once when every symbolic dim is 1, and 64."""
-    from mercer.ir.analysis import peak_bytes
-    from mercer.ir.text import parse_nests
-
-    nests = parse_nests(artifact.member("ir/nests.mir").decode(), f"{artifact.origin}: ir/nests.mir")
-    symbols = sorted({name for value in nests.inputs for dim in value.type.shape for name in dim.dims()})
-    weights = artifact.manifest.members["weights.safetensors"].bytes
-    sizes = (1, 64) if symbols else (1,)
+    """Bytes of a run on all cores when every symbolic dim is 1, and 64; without a plan those of the weights alone."""
+    signature = artifact.manifest.signature
+    symbols = sorted({name for spec in signature.inputs for dim in spec.shape for name in free_symbols(str(dim))})
+    runs = {
+        str(n): planned(artifact, dict.fromkeys(symbols, n), physical_cores()) for n in ((1, 64) if symbols else (1,))
+    }
     return {
-        "weights": weights,
+        "weights": artifact.manifest.members["weights.safetensors"].bytes,
         "symbols": symbols,
-        "tensors": {str(n): peak_bytes(nests, dict.fromkeys(symbols, n)) for n in sizes},
+        "runs": {n: {**asdict(memory), "total": memory.total} for n, memory in runs.items() if memory is not None},
     }
 
 
@@ -105,9 +106,12 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
         if summary["implementation"] is not None:
             _show_implementation(summary["implementation"], summary["design"]["cycles_per_sample"])
     memory = summary["memory"]
-    at = [f"{size_text(size)}{_dims(memory['symbols'], n)}" for n, size in memory["tensors"].items()]
-    print(f"Memory: {size_text(memory['weights'])} of weights; tensors alive at once take {', '.join(at)}")
-    print("(copies that a schedule makes, such as padded images, come on top)\n")
+    if not memory["runs"]:
+        print(f"Memory: {size_text(memory['weights'])} of weights")
+    for n, run in memory["runs"].items():
+        parts = [f"{size_text(run[part])} of {part}" for part in ("weights", "inputs", "tensors", "workspace")]
+        print(f"Memory of a run{_dims(memory['symbols'], n)}: {size_text(run['total'])}: {', '.join(parts)}")
+    print()
     rows = [(m["name"], size_text(m["bytes"]), m["sha256"][:16]) for m in summary["members"]]
     show_table(("member", ">size", "sha256"), rows, title="Members")
 

@@ -170,7 +170,7 @@ def graph_of(artifact: Artifact) -> Graph:
     the graph is there to be timed, and no time depends on them."""
     from safetensors.numpy import load
 
-    stored = load(artifact.members.get("weights.safetensors", b""))
+    stored = load(bytes(artifact.members.get("weights.safetensors", b"")))
     graph, _ = parse_ir(artifact.member("ir/graph.mir").decode(), "ir/graph.mir")
     assert isinstance(graph, Graph)
     generator = np.random.default_rng(0)

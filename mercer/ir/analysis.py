@@ -1,4 +1,4 @@
-"""Questions about programs: what depends on what, what lives how long, what it costs. Both levels alike.
+"""Questions about programs: what depends on what, what it costs. Both levels alike.
 
 Tensors are the vertices, an edge goes from what a step reads to what it assigns. NetworkX does the graph theory.
 """
@@ -107,36 +107,6 @@ def post_dominators(program: Program) -> dict[str, str | None]:
     graph.add_edges_from(("", name) for name in program.outputs)
     found = cast("dict[str, str | None]", nx.immediate_dominators(graph, "") if program.outputs else {})
     return {name: dominator or None for name, dominator in found.items() if name}
-
-
-def live_ranges(program: Program) -> dict[str, range]:
-    """The positions of the steps at which each tensor is needed, from its assignment to its last use.
-
-    Inputs, parameters and constants live from the first step, outputs to the last. A tensor that nobody uses lives
-    for the step that assigns it.
-    """
-    every = steps(program)
-    begin = dict.fromkeys(program.types(), 0)
-    end = dict(begin)
-    for number, step in enumerate(every):
-        begin |= {value.name: number for value in results(step)}
-        end |= dict.fromkeys((*operands(step), *(value.name for value in results(step))), number + 1)
-    end |= dict.fromkeys(program.outputs, len(every))
-    return {name: range(begin[name], end[name]) for name in begin}
-
-
-def peak_bytes(program: Program, dims: Mapping[str, int]) -> int:
-    """Most bytes of inputs, outputs and intermediate tensors that are alive at one step, for sizes of symbolic dims."""
-    types = program.types()
-    lasting = {value.name for value in (*program.parameters, *program.constants)}
-    held = [0] * len(steps(program))
-    for name, alive in live_ranges(program).items():
-        if name in lasting:
-            continue
-        size = Cost(bytes=_product(types[name].shape) * types[name].dtype.numpy.itemsize).at(dims).bytes.value
-        for number in alive:
-            held[number] += size
-    return max(held, default=0)
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------

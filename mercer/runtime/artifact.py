@@ -1,9 +1,9 @@
 """The `.mrc` artifact: one sealed zip file that holds a compiled model and everything needed to check and explain it.
 
-Layout: `manifest.json` first, then the members in sorted order, all stored without compression and without dates; the
-zip comment is the seal, the SHA-256 of every byte before it. Reading verifies the seal, the format, and each member
-against the manifest before anything is handed out. The seal finds damage, not malice: an artifact holds machine code,
-so run only what you would run as a program.
+Layout: `manifest.json` first, then the members in sorted order, all stored without compression and without dates, the
+weights at a multiple of 64 bytes; the zip comment is the seal, the SHA-256 of every byte before it. Reading verifies
+the seal, the format, and each member against the manifest before anything is handed out. The seal finds damage, not
+malice: an artifact holds machine code, so run only what you would run as a program.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import functools
 import hashlib
 import io
 import json
+import mmap
 import os
 import platform
 import re
 import secrets
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,12 +29,21 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from .errors import ArtifactError
+from .weights import ALIGNMENT, MEMBER as WEIGHTS
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SEAL = b"mercer-seal sha256:"
 SEAL_LENGTH = len(SEAL) + 64
 AGAIN = "copy the file again from its source, or compile it again"
+
+PADDING = 0xD935
+"""The extra field of a zip member that aligns what follows (as in `zipalign` of Android)."""
+
+LOCAL_HEADER = 30
+"""Bytes before the name of a zip member: the last four are the lengths of the name and of the extra field."""
+
+Content: TypeAlias = bytes | memoryview
 
 Dim: TypeAlias = int | str
 """A size: a number, a symbol such as "N", or an expression over symbols such as "2*N"."""
@@ -163,7 +174,7 @@ class Member:
     bytes: int
 
     @classmethod
-    def of(cls, content: bytes) -> Member:
+    def of(cls, content: Content) -> Member:
         return cls(hashlib.sha256(content).hexdigest(), len(content))
 
 
@@ -223,10 +234,13 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled model: its manifest and the bytes of its members. `origin` names it in error messages."""
+    """A compiled model: its manifest and the bytes of its members. `origin` names it in error messages.
+
+    The weights of a file that was loaded lie in the one copy of it in memory, which may be written to.
+    """
 
     manifest: Manifest
-    members: Mapping[str, bytes] = field(repr=False)
+    members: Mapping[str, Content] = field(repr=False)
     origin: str = field(default="this artifact", compare=False)
 
     @classmethod
@@ -235,7 +249,7 @@ class Artifact:
         *,
         target: str,
         signature: Signature,
-        members: Mapping[str, bytes],
+        members: Mapping[str, Content],
         version: str,
         cpu_features: Iterable[str] = (),
         entry: Mapping[str, Any] | None = None,
@@ -264,6 +278,9 @@ class Artifact:
             for name, content in contents.items():
                 info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
                 info.create_system, info.external_attr = 3, 0o644 << 16
+                if name == WEIGHTS:
+                    begin = buffer.tell() + LOCAL_HEADER + len(name) + 4
+                    info.extra = struct.pack("<HH", PADDING, -begin % ALIGNMENT) + bytes(-begin % ALIGNMENT)
                 archive.writestr(info, content)
             archive.comment = SEAL + b"0" * 64
         body = buffer.getvalue()[:-SEAL_LENGTH]
@@ -306,9 +323,9 @@ class Artifact:
         return artifact
 
     @classmethod
-    def _parse(cls, content: bytes, origin: str) -> Artifact:
-        body, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:]
-        if seal != _seal(body):
+    def _parse(cls, content: mmap.mmap, origin: str) -> Artifact:
+        whole = memoryview(content)
+        if bytes(whole[-SEAL_LENGTH:]) != _seal(whole[:-SEAL_LENGTH]):
             raise _diagnose(content)
         manifest, members = _unpack(content)
         _check_members(manifest, members)
@@ -333,7 +350,7 @@ class Artifact:
                 f"{self.origin}: member {name!r} is missing, target {self.manifest.target!r} cannot run without it",
                 hint="compile it again",
             )
-        return self.members[name]
+        return bytes(self.members[name])
 
 
 @functools.cache
@@ -355,13 +372,27 @@ def _feature_key(name: str) -> str:
     return (arm if platform.machine() in ("aarch64", "arm64") else linux).get(key, key)
 
 
-def _seal(body: bytes) -> bytes:
+def _seal(body: Content) -> bytes:
     return SEAL + hashlib.sha256(body).hexdigest().encode()
 
 
-def _read(path: Path) -> bytes:
+class _Memory(mmap.mmap):
+    """A file in memory of its own, at the beginning of a page, as zipfile wants to see it."""
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _read(path: Path) -> _Memory:
+    """Raises ArtifactError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                raise ArtifactError("the file is empty", hint=AGAIN)
+            content = _Memory(-1, size)
+            file.readinto(content)
+            return content
     except FileNotFoundError as error:
         raise ArtifactError("no such file", hint="`mercer compile FILE.mer -o OUT.mrc` makes one") from error
     except IsADirectoryError as error:
@@ -378,22 +409,31 @@ def _cannot_write(path: Path, error: OSError) -> ArtifactError:
     return ArtifactError(f"{path}: cannot be written: {error.strerror}", hint=f"check the folder {path.parent}")
 
 
-def _unpack(content: bytes) -> tuple[Manifest, dict[str, bytes]]:
+def _unpack(content: mmap.mmap) -> tuple[Manifest, dict[str, Content]]:
     """Manifest and members of a zip file. Raises ArtifactError on a bad manifest, zipfile's errors on a bad zip."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with zipfile.ZipFile(cast("Any", content)) as archive:
         names = archive.namelist()
         if MANIFEST not in names:
             raise ArtifactError(f"not a Mercer artifact: it holds no {MANIFEST}", hint="expected a .mrc file")
-        contents: dict[str, bytes] = {}
+        contents: dict[str, Content] = {}
         for name in names:
             try:
-                contents[name] = archive.read(name)
+                contents[name] = _in_place(content, archive.getinfo(name)) or archive.read(name)
             except zipfile.BadZipFile as error:
                 raise ArtifactError(f"member {name!r} was changed: {error}", hint=AGAIN) from error
-    return Manifest.from_json(contents.pop(MANIFEST)), contents
+    return Manifest.from_json(bytes(contents.pop(MANIFEST))), contents
 
 
-def _check_members(manifest: Manifest, members: Mapping[str, bytes]) -> None:
+def _in_place(content: mmap.mmap, info: zipfile.ZipInfo) -> memoryview | None:
+    """The weights where they lie; None for what else there is, which is small."""
+    if info.filename != WEIGHTS or info.compress_type != zipfile.ZIP_STORED:
+        return None
+    start = info.header_offset + LOCAL_HEADER
+    start += sum(struct.unpack("<HH", content[start - 4 : start]))  # the lengths of the name and of the extra field
+    return memoryview(content)[start : start + info.file_size]
+
+
+def _check_members(manifest: Manifest, members: Mapping[str, Content]) -> None:
     for name in sorted(manifest.members.keys() | members.keys()):
         if name not in members:
             fault = f"member {name!r} is missing"
@@ -406,12 +446,10 @@ def _check_members(manifest: Manifest, members: Mapping[str, bytes]) -> None:
         raise ArtifactError(fault, hint=AGAIN)
 
 
-def _diagnose(content: bytes) -> ArtifactError:
+def _diagnose(content: mmap.mmap) -> ArtifactError:
     """Why a file whose seal does not fit is refused, as exactly as can be told."""
-    if not content:
-        return ArtifactError("the file is empty", hint=AGAIN)
     end = content.rfind(b"PK\5\6")
-    if end < 0 and not content.startswith(b"PK\3\4"):
+    if end < 0 and content[:4] != b"PK\3\4":
         return ArtifactError("not a Mercer artifact: not a zip file", hint="expected a .mrc file")
     comment = int.from_bytes(content[end + 20 : end + 22], "little")
     if end < 0 or len(content) < end + 22 + comment:

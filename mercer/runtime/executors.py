@@ -24,7 +24,7 @@ from .artifact import DTYPES, Artifact, bind_symbols
 from .errors import ArtifactError, MercerError, first_line
 from .profile import median_microseconds
 from .simulation import FpgaExecutor
-from .weights import restore
+from .weights import ALIGNMENT, MEMBER as WEIGHTS, restore
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -184,7 +184,9 @@ class TvmExecutor:
         return self._ffi.from_dlpack(_pairs(array) if array.dtype.kind == "c" else array)
 
     def _place(self, array: Array) -> Any:
-        """A tensor on the device with memory of its own."""
+        """A weight on the device; on the host it stays where it is if it lies well there."""
+        if self._on_host and array.size and array.flags.writeable and array.ctypes.data % ALIGNMENT == 0:
+            return self._ffi.from_dlpack(array)
         buffer, tensor = _aligned(self._ffi, array.shape, array.dtype)
         np.copyto(buffer, array)
         placed = self._to_device(tensor)
@@ -213,13 +215,13 @@ class TvmExecutor:
 
 
 def _aligned(ffi: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Any]:
-    """A NumPy array at a 64-byte boundary and the TVM tensor over the same memory; complex numbers are pairs of f32."""
+    """An aligned NumPy array and the TVM tensor over the same memory; complex numbers are pairs of f32."""
     if dtype.kind == "c":
         pairs, tensor = _aligned(ffi, (*shape, 2), np.dtype(np.float32))
         return _joined(pairs), tensor
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
     array = memory[start : start + size].view(dtype).reshape(shape)
     return array, ffi.from_dlpack(array)
 
@@ -333,7 +335,8 @@ class TorchExecutor:
         try:
             spec.loader.exec_module(module)
             self._model = getattr(module, artifact.manifest.entry["class"])().eval()
-            self._model.load_state_dict({k: self._torch.from_numpy(v.copy()) for k, v in _weights(artifact).items()})
+            arrays = {name: np.require(array, requirements="W") for name, array in _weights(artifact).items()}
+            self._model.load_state_dict({name: self._torch.from_numpy(array) for name, array in arrays.items()})
         except Exception as error:
             reason = f"model.py cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
             raise ArtifactError(f"{artifact.origin}: {reason}", "compile it again") from error
@@ -373,6 +376,6 @@ EXECUTORS: dict[str, Callable[[Artifact], Executor]] = {
 
 
 def _weights(artifact: Artifact) -> dict[str, Array]:
-    """All tensors of `weights.safetensors`; none when the artifact has no such member."""
-    content = artifact.members.get("weights.safetensors")
+    """All tensors of the member WEIGHTS; none when the artifact has no such member."""
+    content = artifact.members.get(WEIGHTS)
     return {} if content is None else restore(content, artifact.manifest.entry.get("narrow", {}))

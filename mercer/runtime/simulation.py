@@ -180,7 +180,7 @@ class FpgaExecutor:
 
     def __init__(self, artifact: Artifact) -> None:
         entry = artifact.manifest.entry
-        files = {name.removeprefix("fpga/"): content for name, content in artifact.members.items()}
+        files = {name.removeprefix("fpga/"): artifact.member(name) for name in artifact.members}
         streams = [[StreamSpec.from_json(spec) for spec in entry[side]] for side in ("inputs", "outputs")]
         self._simulator = Simulator(files, streams[0], streams[1], entry["patience"])
         self._names = [spec.name for spec in artifact.manifest.signature.inputs]

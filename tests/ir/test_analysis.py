@@ -11,9 +11,7 @@ from mercer.ir.analysis import (
     CycleError,
     cost,
     dependencies,
-    live_ranges,
     operands,
-    peak_bytes,
     post_dominators,
     results,
     steps,
@@ -104,31 +102,6 @@ def test_post_dominators(diamond: Nests | Graph) -> None:
     two = replace(diamond, outputs=("y", "c"))
     assert post_dominators(two) == {"x": None, "a": None, "b": "d", "c": None, "d": "y", "y": None}
     assert post_dominators(replace(diamond, outputs=())) == {}
-
-
-@both
-def test_live_ranges(diamond: Nests | Graph) -> None:
-    assert live_ranges(diamond) == {
-        "x": range(6),
-        "z": range(0),
-        "a": range(3),
-        "b": range(1, 5),
-        "c": range(2, 4),
-        "d": range(3, 6),
-        "dead": range(4, 5),
-        "y": range(5, 6),
-    }
-    kept = live_ranges(replace(diamond, outputs=("b", "x")))
-    assert (kept["b"], kept["x"]) == (range(1, 6), range(6))
-
-
-def test_peak_bytes_counts_what_is_alive_together() -> None:
-    """a and b are alive with x at the second step; the parameter never counts."""
-    nests = program({"x": tensor(N)}, one("a", "x"), one("b", "x", "a"), one("y", "b"))
-    nests = replace(nests, outputs=("y",))
-    assert peak_bytes(nests, {"N": 10}) == 3 * 10 * 4
-    assert peak_bytes(nests, {"N": 0}) == 0
-    assert peak_bytes(replace(nests, statements=(), outputs=()), {"N": 3}) == 0
 
 
 def test_cost_of_a_product_of_matrices() -> None:

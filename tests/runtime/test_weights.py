@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from mercer.runtime.weights import WORTH, restore, store
+import numpy as np
+from safetensors.numpy import load
+
+from mercer.runtime import Artifact
+from mercer.runtime.weights import WORTH, restore, save, store
 
 
 def test_small_integers_take_a_byte() -> None:
@@ -26,3 +30,23 @@ def test_small_integers_take_a_byte() -> None:
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype and found[name].shape == array.shape
         assert found[name].tobytes() == array.tobytes()
+
+
+def test_weights_are_used_where_they_lie(tvm_artifact: Artifact, tmp_path: Path) -> None:
+    """One copy of the file in memory: large tensors lie at multiples of 64 bytes in it, and are not copied."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        name: generator.random(shape).astype(np.float32) for name, shape in (("a", (3,)), ("b", (5, 16)), ("c", 80))
+    }
+    members = {**tvm_artifact.members, "weights.safetensors": save(arrays)}
+    manifest = tvm_artifact.manifest
+    artifact = Artifact.create(target="cpu", signature=manifest.signature, members=members, version="0.1.0")
+    artifact.save(tmp_path / "a.mrc")
+    content = Artifact.load(tmp_path / "a.mrc").members["weights.safetensors"]
+    assert load(bytes(content)).keys() == arrays.keys()
+    whole = np.frombuffer(content, np.uint8)
+    assert whole.ctypes.data % 64 == 0
+    for name, array in restore(content, {}).items():
+        assert np.array_equal(array, arrays[name])
+        assert np.shares_memory(array, whole) and array.flags.writeable
+        assert name == "a" or array.ctypes.data % 64 == 0

@@ -19,7 +19,8 @@ from mercer.backends.tvm.demand import Demand, demand
 from mercer.backends.tvm.fft import with_tables
 from mercer.backends.tvm.fft_nests import expanded
 from mercer.backends.tvm.kernel import Operand
-from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, relax_passes
+from mercer.backends.tvm.memory import MemoryPlan, storages, workspace
+from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, machine_passes, memory_passes
 from mercer.backends.tvm.rows import Rows, grouped
 from mercer.backends.tvm.sampled import with_samples
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
@@ -63,6 +64,7 @@ class Compiled:
     constants: tuple[tuple[str, Array], ...]
     outputs: tuple[str, ...]
     steps: tuple[Step, ...]
+    memory: MemoryPlan
     symbols: tuple[str, ...] = ()
     source: str | None = None
 
@@ -238,7 +240,7 @@ class _Plan:
         sizes = [size for v in self.nests.inputs for size in v.type.shape]
         alone = {size.single.name for size in sizes if isinstance(size.single, Dim)}
         symbols = sorted({d for size in sizes for d in size.dims()} - alone)
-        module, steps = self._module(arguments, [c.name for c in constants], symbols)
+        module, steps, memory = self._module(arguments, [c.name for c in constants], symbols)
         with tvm.transform.PassContext(config=TIR_CONFIG):
             executable = relax.build(module, self.target.tvm(), relax_pipeline=None, tir_pipeline=TIR_PIPELINE)
         return Compiled(
@@ -250,11 +252,14 @@ class _Plan:
             ),
             outputs=tuple(self.nests.outputs),
             steps=tuple(steps),
+            memory=memory,
             symbols=tuple(symbols),
             source=cuda.source_of(executable) if self.target.is_cuda else None,
         )
 
-    def _module(self, arguments: list[str], constants: list[str], symbols: list[str]) -> tuple[Any, list[Step]]:
+    def _module(
+        self, arguments: list[str], constants: list[str], symbols: list[str]
+    ) -> tuple[Any, list[Step], MemoryPlan]:
         builder = relax.BlockBuilder()
         dims = {
             d: tirx.Var(d, "int64") for type in self.types.values() for size in type.shape for d in sorted(size.dims())
@@ -290,9 +295,15 @@ class _Plan:
                 result = builder.emit_output(relax.Tuple(results) if len(results) > 1 else results[0])
             builder.emit_func_output(result)
         with self.target.tvm():
-            module = in_order(relax_passes()(builder.get()))
+            planned = memory_passes()(builder.get())
+            module = in_order(machine_passes()(planned))
+        memory = MemoryPlan(storages(planned[ENTRY], frozenset(functions.entries)), self._workspace())
         # Added last: the passes would make public entries of them.
-        return tvm.IRModule({**module.functions, **functions.private}, attrs=module.attrs), steps
+        return tvm.IRModule({**module.functions, **functions.private}, attrs=module.attrs), steps, memory
+
+    def _workspace(self) -> int:
+        """Most bytes that a thread needs for one step."""
+        return max((workspace(call.work.workspace) for call in self.calls if isinstance(call, _Call)), default=0)
 
 
 class _Functions:

@@ -10,7 +10,7 @@ from tvm.relax import transform as rx
 from tvm.tirx import compilation_pipeline
 
 
-def relax_passes() -> Any:
+def memory_passes() -> Any:
     """`reshape` stays a view; memory is planned by TVM."""
     return tvm.transform.Sequential(
         [
@@ -20,6 +20,14 @@ def relax_passes() -> Any:
             rx.StaticPlanBlockMemory(),
             rx.LowerAllocTensor(),
             rx.KillAfterLastUse(),
+        ]
+    )
+
+
+def machine_passes() -> Any:
+    """After the memory plan: to instructions of the virtual machine."""
+    return tvm.transform.Sequential(
+        [
             rx.LowerRuntimeBuiltin(),
             rx.ComputePrimValue(),
             rx.VMShapeLower(),
