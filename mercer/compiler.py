@@ -26,6 +26,7 @@ from mercer.ir.types import Array, DType, TensorType
 from mercer.ir.verify import verify
 from mercer.passes.chunk_scan import ChunkScan
 from mercer.passes.manager import Lower, Pass, PassContext, Program as IR, parse_pipeline, run_passes
+from mercer.passes.narrow import Narrow
 from mercer.passes.pipeline import INFERENCE, PASSES, quantized
 from mercer.passes.quantize.quantize import Plan, Quantize
 from mercer.passes.quantize.ranges import PREFIX
@@ -316,7 +317,7 @@ def _tvm(
 
     chosen = parse_target(target)
     if chosen.is_cuda:  # a chunk is the work of one thread, where the plain form has one for every number of the state
-        passes = [each for each in passes if not isinstance(each, ChunkScan)]
+        passes = [each for each in passes if not isinstance(each, ChunkScan | Narrow)]
     graph, nests = _run(program, context, passes, progress)
     if progress is not None:
         progress(len(passes), len(passes) + 1, "machine code")

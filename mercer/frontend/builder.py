@@ -14,7 +14,7 @@ from mercer.frontend import syntax
 from mercer.frontend.diagnostics import DiagnosticBag, did_you_mean
 from mercer.ir.spans import Span
 
-DTYPES = ("f32", "f16", "bf16", "i8", "i4", "i32", "bool", "c64")
+DTYPES = ("f32", "f16", "bf16", "i8", "i4", "i16", "i32", "bool", "c64")
 
 _TYPE_VARIABLE = re.compile(r"[A-Z][0-9]*")
 _ESCAPES = {"\\n": "\n", "\\t": "\t", '\\"': '"', "\\\\": "\\"}

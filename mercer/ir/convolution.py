@@ -33,8 +33,8 @@ class Window:
 class Convolution:
     """`reduce`, within the body of `nest`, is a convolution with constant weights over the axes (batch, channel, ...).
 
-    Of `data`, an f32[batch, channels, ...], the channels `first` to `first + groups * channels - 1` are read. `order`
-    are the dims of `weight` that stand for output, input channel (None: there is one channel) and window positions
+    Of `data`, [batch, channels, ...], the channels `first` to `first + groups * channels - 1` are read. `order` are the
+    dims of `weight` that stand for output, input channel (None: there is one channel) and window positions
     (None: a window of one).
     """
 
@@ -58,6 +58,11 @@ class Convolution:
         return self.nest.axes[1].extent.value
 
     @property
+    def is_integer(self) -> bool:
+        """Whether it is a sum of i32."""
+        return self.reduce.dtype is DType.I32
+
+    @property
     def spatial(self) -> tuple[Axis, ...]:
         return self.nest.axes[2:]
 
@@ -77,14 +82,26 @@ class Convolution:
         return self.outputs * self.channels * self.taps * self.pixels
 
 
+RESULTS = {
+    DType.F32: frozenset((DType.F32,)),
+    DType.I32: frozenset((DType.F32, DType.I32, DType.I16, DType.I8)),
+}
+"""The element types that a nest may have, by that of its sum."""
+
+
 class _Mismatch(Exception):
     """Why a nest is no convolution."""
 
 
-def recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collection[str]) -> Convolution | str:
-    """The convolution of f32 that a nest computes before its pointwise rest, or the reason why there is none."""
+def recognize(
+    nest: Nest, types: Mapping[str, TensorType], constants: Collection[str], dtype: DType = DType.F32
+) -> Convolution | str:
+    """The convolution that a nest computes before its pointwise rest, or the reason why there is none.
+
+    Its sum is one of `dtype`, f32 or i32; the factors of one of i32 may be numbers of 16 bits.
+    """
     try:
-        return _recognize(nest, types, constants)
+        return _recognize(nest, types, constants, dtype)
     except _Mismatch as mismatch:
         return str(mismatch)
 
@@ -94,12 +111,12 @@ def _require(condition: bool, reason: str) -> None:
         raise _Mismatch(reason)
 
 
-def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collection[str]) -> Convolution:
+def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collection[str], dtype: DType) -> Convolution:
     found = list(dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)))
     _require(len(found) == 1, f"{len(found)} reductions")
     (reduce,) = found
-    _require(reduce.reducer is Reducer.SUM and reduce.dtype is DType.F32, "no sum of f32")
-    _require(nest.type.dtype is DType.F32, f"a result in {nest.type.dtype}")
+    _require(reduce.reducer is Reducer.SUM and reduce.dtype is dtype, f"no sum of {dtype}")
+    _require(nest.type.dtype in RESULTS[dtype], f"a result in {nest.type.dtype}")
     _require(len(nest.axes) in (3, 4), f"{len(nest.axes)} output axes")
     _require(all(axis.extent.is_constant for axis in (*nest.axes[1:], *reduce.axes)), "a symbolic size")
     data, weight = _factors(reduce.body, constants)
@@ -129,12 +146,21 @@ def _factors(body: Expr, constants: Collection[str]) -> tuple[Read, Read]:
     """(data, weight)"""
     _require(isinstance(body, Call) and body.function == "mul", "no sum of products")
     assert isinstance(body, Call)
-    left, right = body.arguments
+    left, right = map(_narrow, body.arguments)
     _require(isinstance(left, Read) and isinstance(right, Read), "no product of two tensors")
     assert isinstance(left, Read) and isinstance(right, Read)
     weights = [read.tensor in constants and read.pad is None for read in (left, right)]
     _require(any(weights), "no constant weights")
     return (right, left) if weights[0] else (left, right)
+
+
+def _narrow(factor: Expr) -> Expr:
+    """The number of 16 bits that a factor in i32 comes from."""
+    match factor:
+        case Call("cast", (Read() as read,)) if factor.dtype is DType.I32 and read.dtype is DType.I16:
+            return read
+        case _:
+            return factor
 
 
 def _linear(index: IntExpr) -> tuple[dict[str, int], IntExpr]:

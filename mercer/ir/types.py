@@ -25,6 +25,7 @@ class DType(enum.Enum):
     BF16 = "bf16"
     I64 = "i64"
     I32 = "i32"
+    I16 = "i16"
     I8 = "i8"
     I4 = "i4"
     BOOL = "bool"
@@ -41,7 +42,7 @@ class DType(enum.Enum):
 
     @property
     def is_integer(self) -> bool:
-        return self in (DType.I64, DType.I32, DType.I8, DType.I4)
+        return self in (DType.I64, DType.I32, DType.I16, DType.I8, DType.I4)
 
     @property
     def is_complex(self) -> bool:
@@ -68,6 +69,7 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.BF16: np.dtype(ml_dtypes.bfloat16),
     DType.I64: np.dtype(np.int64),
     DType.I32: np.dtype(np.int32),
+    DType.I16: np.dtype(np.int16),
     DType.I8: np.dtype(np.int8),
     DType.I4: np.dtype(np.int8),
     DType.BOOL: np.dtype(np.bool_),

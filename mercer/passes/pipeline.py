@@ -34,6 +34,7 @@ from mercer.passes.fold import Fold
 from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
+from mercer.passes.narrow import Narrow
 from mercer.passes.order_products import OrderProducts
 from mercer.passes.pairwise import Pairwise
 from mercer.passes.quantize.equalize import Equalize
@@ -52,7 +53,8 @@ INFERENCE: tuple[Pass, ...] = (
     CommonSubexpressions(),
     DeadCode(),
     Lower(),
-    ExactFloat(),  # before fuse, while the integers that it reads have nests of their own
+    Narrow(),  # before fuse, while the integers that it reads have nests of their own
+    ExactFloat(),  # what is left
     Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone
     Simplify(),
     ChunkScan(),  # before fuse, while factors stand alone

@@ -14,7 +14,7 @@ import numpy as np
 from mercer.ir.functions import EvaluationError, apply
 from mercer.ir.index import Call, Const, Expr, call, transform
 from mercer.ir.nests import Nest, Nests, Statement
-from mercer.ir.types import Array
+from mercer.ir.types import Array, DType
 from mercer.passes.cost import statement_cost
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import Level, Pass, PassContext
@@ -139,6 +139,31 @@ def _own_type(e: Call) -> Expr | None:
     return e.arguments[0] if e.arguments[0].dtype is e.dtype else None
 
 
+def _clamp_in_i32(e: Call) -> Expr | None:
+    """The integer between two bounds of i32, once it has been divided by so much that 32 bits hold it."""
+    match e.arguments[0]:
+        case Call("min", (Call("max", (inner, Const(int() as low))), Const(int() as high))):
+            short = _in_i32(inner) if e.dtype.is_integer and -(2**31) <= low <= high < 2**31 else None
+        case _:
+            return None
+    if short is None:
+        return None
+    least, most = (Const(number, DType.I32) for number in (low, high))
+    return call("cast", call("min", call("max", short, least), most), dtype=e.dtype)
+
+
+def _in_i32(e: Expr) -> Expr | None:
+    match e:
+        case Call("floordiv", (_, Const(int() as divisor))) if e.dtype is DType.I64 and divisor >= 2**33:
+            return call("cast", e, dtype=DType.I32)
+        case Call("add", (inner, Const(int() as number))) if abs(number) < 2**30:
+            short = _in_i32(inner)
+            is_quotient = isinstance(inner, Call) and inner.function == "floordiv"
+            return call("add", short, Const(number, DType.I32)) if short is not None and is_quotient else None
+        case _:
+            return None
+
+
 def _computed(e: Call) -> Expr | None:
     """A call of literals, through the reference."""
     if not all(isinstance(argument, Const) for argument in e.arguments):
@@ -170,5 +195,6 @@ REWRITES = (
     ScalarRewrite("double_neg", "neg", _double_negation, Exactness.BIT),
     ScalarRewrite("chosen", "where", _chosen, Exactness.BIT),
     ScalarRewrite("own_type", "cast", _own_type, Exactness.BIT),
+    ScalarRewrite("clamp_in_i32", "cast", _clamp_in_i32, Exactness.BIT),
 )
 """In the order in which they are tried."""

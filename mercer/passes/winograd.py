@@ -9,9 +9,10 @@ from typing import ClassVar
 
 from mercer.ir.convolution import Convolution, is_integer, recognize
 from mercer.ir.nests import Nest, Nests, Statement
-from mercer.ir.types import TensorType
+from mercer.ir.types import DType, TensorType
 from mercer.passes.cost import extent, statement_cost
 from mercer.passes.fuse import has_reduction
+from mercer.passes.integer_bounds import Integers
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -33,7 +34,8 @@ class Winograd(Pass):
     place of 144, F(2x2, 3x3) 16 in place of 36, and both add transforms and have more weights to read. The cheaper one
     is taken if it saves at least the part `saving`. Last of all, since what changes a nest may change whether it pays.
     Class: real. In f32 the error of F(4x4, 3x3) is about 1e-5 of the largest output, that of F(2x2, 3x3) and of the
-    plain sum about 1e-6; `largest=2` leaves F(4x4, 3x3) out.
+    plain sum about 1e-6; `largest=2` leaves F(4x4, 3x3) out. Of products of i16 the class is bit: a multiple of each
+    sum is computed modulo 2**32, where the transformed numbers and that multiple are known to be small enough.
     """
 
     name: ClassVar[str] = "winograd"
@@ -45,34 +47,46 @@ class Winograd(Pass):
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         types = nests.types()
         constants = {constant.name for constant in nests.constants}
+        known = Integers(nests)
         statements: list[Statement] = []
         for statement in nests.statements:
             if isinstance(statement, Nest) and has_reduction(statement.body):
-                statement = self._marked(statement, types, constants, context)
+                statement = self._marked(statement, types, constants, known, context)
             statements.append(statement)
         return replace(nests, statements=tuple(statements))
 
-    def _marked(self, nest: Nest, types: Mapping[str, TensorType], constants: set[str], context: PassContext) -> Nest:
+    def _marked(
+        self,
+        nest: Nest,
+        types: Mapping[str, TensorType],
+        constants: set[str],
+        known: Integers,
+        context: PassContext,
+    ) -> Nest:
         start = time.perf_counter()
         found = recognize(nest, types, constants)
+        if isinstance(found, str):
+            found = recognize(nest, types, constants, DType.I32)
         if isinstance(found, str) or found.taps == 1:
             return nest
         reason, best = _obstacle(found), 0
         if not reason:
-            sizes = [m for m in (2, 4) if m <= self.largest]
+            sizes = [m for m in (2, 4) if m <= self.largest and (not found.is_integer or _is_exact(found, m, known))]
             best = min(sizes, key=lambda m: _time(found, m), default=0)
+            reason = None if sizes else "its integers are too large"
             saved = 1 - _time(found, best) / _time(found, 0) if best else 0.0
-            if saved < self.saving:
+            if sizes and saved < self.saving:
                 reason = f"it would take {1 - saved:.0%} of the time"
         before = statement_cost(nest, types)
         costs = None if reason else (before, before + _change(found, best))
         seconds = time.perf_counter() - start
-        context.record_statement(self.name, f"winograd{best or 4}", nest, Exactness.REAL, reason, costs, seconds)
+        kept = Exactness.BIT if found.is_integer else Exactness.REAL
+        context.record_statement(self.name, f"winograd{best or 4}", nest, kept, reason, costs, seconds)
         return nest if reason else replace(nest, algorithm=f"winograd{best}")
 
 
 def _obstacle(convolution: Convolution) -> str | None:
-    if is_integer(convolution.nest.body):
+    if not convolution.is_integer and is_integer(convolution.nest.body):
         return "its sums are integers, which it would round"
     if len(convolution.windows) != 2 or any(window.size != 3 for window in convolution.windows):
         return f"a window of {' x '.join(str(window.size) for window in convolution.windows)}"
@@ -80,11 +94,25 @@ def _obstacle(convolution: Convolution) -> str | None:
         return "a stride or dilation over 1"
     if any(not 0 <= window.pad <= 2 for window in convolution.windows):
         return "padding beyond the window"
+    if convolution.is_integer and convolution.channels % 2:
+        return "an odd number of channels"
     if convolution.groups > 1:
         return "groups of channels"
     if min(convolution.channels, convolution.outputs) < LANES:
         return f"fewer than {LANES} channels"
     return None
+
+
+def _is_exact(convolution: Convolution, m: int, known: Integers) -> bool:
+    """Whether transformed inputs and weights have 16 bits, and the multiples of sums that are divided 32.
+
+    The rows of the transforms add to at most 2 and 10 in magnitude for inputs, 3 and 7 for weights; the sums are
+    multiplied by 4 and 64 beside what has an inverse modulo 2**32.
+    """
+    inputs, weights, multiple = {2: (2, 3, 4), 4: (10, 7, 64)}[m]
+    largest = [max(map(abs, known.interval(name))) for name in (convolution.data, convolution.weight)]
+    narrow = all(each * rows**2 < 2**15 for each, rows in zip(largest, (inputs, weights), strict=True))
+    return narrow and known.largest_sum(convolution.reduce) * multiple < 2**31
 
 
 def _tiles(convolution: Convolution, m: int) -> int:
@@ -111,6 +139,8 @@ def _time(convolution: Convolution, m: int) -> float:
         tiles, places = _tiles(convolution, m), (m + 2) ** 2
         products = -(-tiles // 4) * 4 * places * pairs
         transforms = 1.5 * tiles * (convolution.channels + convolution.outputs) / LANES * _transforms(m)
+    if convolution.is_integer:  # two of them in 1.25 times the time
+        products, pairs = products * 5 // 8, pairs / 2
     computed, arriving = products / (2 * LANES), max(0, 4 * places * pairs - CACHE) / ARRIVING
     return max(computed, arriving) + 0.3 * min(computed, arriving) + transforms
 

@@ -112,6 +112,7 @@ TORCH_TYPES: dict[DType, str] = {
     DType.BF16: "torch.bfloat16",
     DType.I64: "torch.int64",
     DType.I32: "torch.int32",
+    DType.I16: "torch.int16",
     DType.I8: "torch.int8",
     DType.I4: "torch.int8",
     DType.BOOL: "torch.bool",

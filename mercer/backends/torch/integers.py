@@ -6,7 +6,7 @@ from mercer.ir.types import DType
 
 NAME = "integer_einsum"
 
-TYPES = frozenset((DType.I32, DType.I8))
+TYPES = frozenset((DType.I32, DType.I16, DType.I8))
 """The element types that it takes."""
 
 SOURCE = '''

@@ -126,7 +126,7 @@ class Algebra:
             code = self.block.code("int({})", term.code) if term.dtype.is_float and dtype.is_integer else term.code
             return Term(code, (), dtype, is_number=True)
         tensor = self.tensor(term)
-        if term.dtype.is_float and dtype in (DType.I8, DType.I4):
+        if term.dtype.is_float and dtype in (DType.I16, DType.I8, DType.I4):
             tensor = self.cast(tensor, DType.I64)  # small integers wrap
         short = {DType.I64: ".long()", DType.I32: ".int()", DType.BOOL: ".bool()"}.get(
             dtype, f".to({self.dtype(dtype)})"

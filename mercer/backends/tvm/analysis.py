@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TypeAlias
 
-from mercer.ir.index import Expr, Read, computed, variables
+from mercer.ir.index import Call, Expr, Read, computed, variables, walk
 from mercer.ir.integers import ONE, ZERO, Atom, Computed, Dim, Extremum, IntExpr, Quotient, Remainder, Var
 from mercer.ir.types import TensorType
 
@@ -29,6 +29,20 @@ def free_in_integer(value: IntExpr) -> frozenset[str]:
 
 def free_in_atom(atom: Atom) -> frozenset[str]:
     return free_in_integer(IntExpr.atom(atom))
+
+
+WORD, DOT = "word", "dot"
+"""Functions beside those of index notation: of a read of i16, it and its neighbour; and `words.dot`."""
+
+
+def is_word(read: Read, expr: Expr) -> bool:
+    """Whether a read in `expr` stands for a word, which must stay where it lies."""
+    return any(isinstance(e, Call) and e.function == WORD and e.arguments[0] == read for e in walk(expr))
+
+
+def in_words(expr: Expr) -> frozenset[str]:
+    """Loop indices that words of memory depend on: vectors do not lie along them."""
+    return frozenset[str]().union(*(free(e) for e in walk(expr) if isinstance(e, Call) and e.function == WORD))
 
 
 def is_computed(value: IntExpr) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm import vector_math as vm, words
 from mercer.backends.tvm.analysis import Ranges, flatten, free, free_in_atom, is_computed, never_negative
 from mercer.backends.tvm.scalar import combine, convert, function, identity, literal, pack, unpack, wide
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, children
 from mercer.ir.integers import ONE, ZERO, Atom, Computed, Dim, Extremum, IntExpr, Monomial, Quotient, Remainder, Var
-from mercer.ir.types import TensorType
+from mercer.ir.types import DType, TensorType
 
 I64 = "int64"
 
@@ -108,6 +108,10 @@ class Scope:
             match expr:
                 case Read():
                     found = vm.let(self.read(expr))
+                case Call("word", (Read() as read,)):
+                    found = T.bind(self.word(read))
+                case Call("cast", (Call("floordiv", (x, Const(d))),), DType.I32) if words.is_high(x.dtype, d):
+                    found = vm.kept(words.high(self.value(x), d))
                 case Call(name, arguments, dtype):
                     result = function(name, [self.value(a) for a in arguments], arguments, dtype)
                     found = vm.kept(result) if dtype.is_integer else vm.let(result)
@@ -198,6 +202,12 @@ class Scope:
         if self.width == 1:
             return tirx.if_then_else(condition, self.load(tensor, flatten(expr.indices, tensor.type)), pad)
         return vm.select(condition, self.load(tensor, flatten(clamped, tensor.type)), pad)
+
+    def word(self, read: Read) -> TirExpr:
+        """An i16 and the one after it in memory, both inside of the tensor."""
+        tensor = self.tensors[read.tensor]
+        flat = read.indices[0] if len(read.indices) == 1 else flatten(read.indices, tensor.type)
+        return words.load(tensor.buffer, tensor.place(self.integer(flat)))
 
     def load(self, tensor: Tensor, flat: IntExpr) -> TirExpr:
         return unpack(tensor.buffer[tensor.place(self.integer(flat))], tensor.type.dtype)

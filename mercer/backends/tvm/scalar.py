@@ -10,7 +10,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm import vector_math as vm, words
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Const, Expr, Reducer
 from mercer.ir.types import DType
@@ -23,6 +23,7 @@ TIR_TYPE = {
     DType.BF16: "bfloat16",
     DType.I64: "int64",
     DType.I32: "int32",
+    DType.I16: "int16",
     DType.I8: "int8",
     DType.I4: "int8",
     DType.BOOL: "bool",
@@ -86,7 +87,7 @@ def convert(x: TirExpr, dtype: DType) -> TirExpr:
         return vm.cast((((vm.cast(x, "int32") & 15) ^ 8) - 8), "int8")
     if dtype is DType.BOOL and vm.element(x) != "bool":
         return tirx.NE(x, vm.const(x, 0))
-    if dtype is DType.I8 and vm.element(x).startswith(("float", "bfloat")):
+    if dtype in (DType.I16, DType.I8) and vm.element(x).startswith(("float", "bfloat")):
         x = vm.cast(x, "int32")
     return _round_to_bf16(vm.cast(x, "float32")) if dtype is DType.BF16 else vm.cast(x, tir_type(dtype))
 
@@ -110,6 +111,8 @@ def function(name: str, values: Sequence[TirExpr], arguments: Sequence[Expr], dt
         power = _constant_power(exact[0], arguments[1].number)
         if power is not None:
             return convert(power, dtype)
+    if name == "dot":
+        return words.dot(*exact)
     if name in _COMPARE:
         return _COMPARE[name](*exact)
     table = _FLOAT if dtype.is_float else _INTEGER
@@ -172,15 +175,8 @@ def _sign(x: TirExpr) -> TirExpr:
 
 
 def _wrapping(operate: Callable[..., TirExpr]) -> Callable[..., TirExpr]:
-    """By way of 64 bits: LLVM and C leave open what a number of 32 bits is after an overflow.
-
-    LLVM takes the detour out again. (In unsigned numbers, TVM takes 0 - x to be 0.)
-    """
-
     def wrapped(*values: TirExpr) -> TirExpr:
-        if vm.element(values[0]) != "int32":
-            return operate(*values)
-        return vm.cast(operate(*(vm.cast(v, "int64") for v in values)), "int32")
+        return words.modulo(operate, *values) if vm.element(values[0]) == "int32" else operate(*values)
 
     return wrapped
 

@@ -1,4 +1,4 @@
-"""Pieces of matrix code on f32 in TIR: workspace, a product in registers, transposes, strided copies."""
+"""Pieces of matrix code on f32 in TIR: workspace, a product in registers, also of words, transposes, strided copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm import vector_math as vm, words
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import int64
 from mercer.backends.tvm.vector_math import TirExpr
@@ -17,9 +17,9 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.types import DType, TensorType
 
 
-def workspace(name: str, size: int) -> Operand:
+def workspace(name: str, size: int, dtype: DType = DType.F32) -> Operand:
     """Memory of `size` numbers for a thread."""
-    return Operand(name, TensorType(DType.F32, (IntExpr.constant(size),)))
+    return Operand(name, TensorType(dtype, (IntExpr.constant(size),)))
 
 
 def at(start: TirExpr, width: int) -> TirExpr:
@@ -29,21 +29,21 @@ def at(start: TirExpr, width: int) -> TirExpr:
 
 def load(buffer: Any, start: TirExpr, width: int) -> TirExpr:
     """A vector as a named value."""
-    return vm.let(buffer[at(start, width)])
+    return vm.kept(buffer[at(start, width)])
 
 
 def store(buffer: Any, start: TirExpr, value: TirExpr) -> None:
     T.buffer_store(buffer, value, [at(start, vm.lanes(value))])
 
 
-def zeros(width: int) -> TirExpr:
-    return vm.broadcast(tirx.const(0.0, "float32"), width)
+def zeros(width: int, dtype: str = "float32") -> TirExpr:
+    return vm.broadcast(tirx.const(0, dtype), width)
 
 
 def clear(buffer: Any, start: TirExpr, count: int, width: int) -> None:
     """Zeros into a run of known length."""
     for place, size in pieces(count, width):
-        store(buffer, start + int64(place), zeros(size))
+        store(buffer, start + int64(place), zeros(size, str(buffer.dtype)))
 
 
 def prefetch(buffer: Any, place: TirExpr) -> None:
@@ -86,8 +86,8 @@ def transpose(rows: Sequence[TirExpr]) -> list[TirExpr]:
             j = i | step
             low = [k + size * ((k & step) // step) - (k & step) for k in range(size)]
             high = [index + step for index in low]
-            new[i] = vm.let(tirx.Shuffle([rows[i], rows[j]], low))
-            new[j] = vm.let(tirx.Shuffle([rows[i], rows[j]], high))
+            new[i] = vm.kept(tirx.Shuffle([rows[i], rows[j]], low))
+            new[j] = vm.kept(tirx.Shuffle([rows[i], rows[j]], high))
         rows = new
         step *= 2
     return rows
@@ -95,7 +95,7 @@ def transpose(rows: Sequence[TirExpr]) -> list[TirExpr]:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Elements of a buffer: (i, k) lies at `start + i*row + k*column`."""
+    """Elements of a buffer: (i, k) lies at `start + i*row + k*column`. In a buffer of i16 they are words."""
 
     buffer: Any
     start: TirExpr
@@ -105,21 +105,26 @@ class Matrix:
     def place(self, i: int, k: TirExpr) -> TirExpr:
         return self.start + k * int64(self.column) + int64(i * self.row)
 
+    def element(self, i: int, k: TirExpr) -> TirExpr:
+        place = self.place(i, k)
+        return words.load(self.buffer, place) if str(self.buffer.dtype) == "int16" else self.buffer[place]
+
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` x (`vectors` of `width`) sums in registers."""
+    """`rows` x (`vectors` of `width`) sums in registers: of products of f32, or of those of i16 in words, in i32."""
 
     rows: int
     vectors: int
     width: int
+    dtype: str = "float32"
 
     def start(self, initial: Any = None) -> list[list[Any]]:
         """The sums; `initial(i, v)` gives their first values."""
-        sums = [[vm.registers(self.width, "float32") for _ in range(self.vectors)] for _ in range(self.rows)]
+        sums = [[vm.registers(self.width, self.dtype) for _ in range(self.vectors)] for _ in range(self.rows)]
         for i, row in enumerate(sums):
             for v, total in enumerate(row):
-                value = zeros(self.width) if initial is None else initial(i, v)
+                value = zeros(self.width, self.dtype) if initial is None else initial(i, v)
                 T.buffer_store(total, value, [vm.whole(self.width)])
         return sums
 
@@ -141,9 +146,12 @@ class Tile:
             if soon is not None:
                 prefetch(right.buffer, soon(k))
             for i, row in enumerate(sums):
-                factor = vm.let(vm.broadcast(left.buffer[left.place(i, k)], self.width))
+                factor = vm.kept(vm.broadcast(left.element(i, k), self.width))
                 for vector, total in zip(vectors, row, strict=True):
-                    T.buffer_store(total, total[whole] + factor * vector, [whole])
+                    if self.dtype == "int32":
+                        T.buffer_store(total, words.add(total[whole], words.dot(factor, vector)), [whole])
+                    else:
+                        T.buffer_store(total, total[whole] + factor * vector, [whole])
 
     def values(self, sums: list[list[Any]]) -> list[list[TirExpr]]:
         return [[vm.let(total[vm.whole(self.width)]) for total in row] for row in sums]

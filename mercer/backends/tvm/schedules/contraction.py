@@ -19,11 +19,11 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.analysis import flatten, free, free_in_integer, stride
+from mercer.backends.tvm.analysis import flatten, free, free_in_integer, in_words, stride
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
-from mercer.backends.tvm.schedules import operands
+from mercer.backends.tvm.schedules import operands, pairs
 from mercer.backends.tvm.schedules.common import (
     Problem,
     Refusal,
@@ -52,14 +52,18 @@ def plan(problem: Problem) -> Schedule | Refusal:
     reductions = list(dict.fromkeys(e for e in walk(problem.nest.body) if isinstance(e, Reduce)))
     if refusal := _refuse(problem.nest, reductions):
         return refusal
+    known = problem.constants
     problem, padded = operands.padded(problem)
+    problem = pairs.paired(problem)
     nest = problem.nest
     reductions = [_ordered(e) for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce))]
     steps = max(1, sum(volume(e.axes) for e in reductions))
     accesses = [_access(read, problem, e) for e in reductions for read in dict.fromkeys(reads(e.body))]
     calls = max(_calls(e.body) for e in reductions)
     search = Search(nest.axes, accesses, calls, steps, problem.target)
-    found = pick(search.tiles(), lambda tile: tile.cost, lambda tile: tile.choice(nest.axes), problem.choice)
+    scalar = in_words(nest.body)
+    tiles = (tile for tile in search.tiles() if tile.lane not in scalar)
+    found = pick(tiles, lambda tile: tile.cost, lambda tile: tile.choice(nest.axes), problem.choice)
     if found is None:
         return Refusal("contraction", "no output axis of constant extent for vectors")
     best, options = found
@@ -71,6 +75,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     reductions = [_ordered(e) for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce))]
     order = [*(axis.name for axis in nest.axes if axis.name != best.lane)]
     problem, packed, constants = operands.repacked(problem, best, order, reductions)
+    constants += tuple(constant for name, constant in problem.constants.items() if name not in known)
     return replace(_schedule(problem, best, detail, steps, (*padded, *packed), constants), options=options)
 
 

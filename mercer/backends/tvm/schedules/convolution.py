@@ -6,6 +6,7 @@ from mercer.backends.tvm.schedules import direct, winograd
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.ir.convolution import recognize
+from mercer.ir.types import DType
 
 TILES = {"winograd2": 2, "winograd4": 4}
 """The m of F(m x m, 3 x 3) by the mark of a nest."""
@@ -15,6 +16,10 @@ def plan(problem: Problem) -> Schedule | Refusal:
     """A schedule of the nest as it is lowered, before normalization."""
     known = {name for name, constant in problem.constants.items() if constant.data.array is not None}
     found = recognize(problem.nest, problem.types, known)
+    if isinstance(found, str):
+        narrow = recognize(problem.nest, problem.types, known, DType.I32)
+        if not isinstance(narrow, str) and problem.types[narrow.data].dtype is DType.I16:
+            found = narrow
     if isinstance(found, str):
         return Refusal("convolution", found)
     if found.channels == 1 and found.groups > 1:

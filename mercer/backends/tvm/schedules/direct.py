@@ -4,7 +4,7 @@ A unit of work is a range of output rows of one image. For a block of the terms 
 inputs that the outputs of these rows multiply are laid out as one row of pixels for each term; strides, dilations and
 padding are dealt with in this copy, which costs 1 / (output channels) of the products. The product with the weights,
 packed at compile time, is that of Goto and van de Geijn (2008): tiles of output channels x pixels stay in registers,
-terms run innermost.
+terms run innermost. Of numbers of 16 bits, the terms of two channels are one: a row of words (see `words`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.scalar import tir_type
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
 from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
+from mercer.backends.tvm.words import interleaved, packed as packed_words
 from mercer.ir.convolution import Convolution, Window
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Expr, Read, transform
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest
-from mercer.ir.types import Array, Data, TensorType
+from mercer.ir.types import Array, Data, DType, TensorType
 
 TERMS = 384
 """Terms whose inputs are copied at once: a tile of them stays in the first cache."""
@@ -58,7 +60,10 @@ Rows: TypeAlias = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Direct:
-    """How a convolution is cut: units of `rows` output rows and `outputs` channels of a group, `channels` at a time."""
+    """How a convolution is cut: units of `rows` output rows and `outputs` channels of a group, `channels` at a time.
+
+    Of numbers of 16 bits, `channels` counts pairs of channels.
+    """
 
     convolution: Convolution
     window: tuple[Window, Window]
@@ -87,7 +92,15 @@ class Direct:
 
     @property
     def blocks(self) -> int:
-        return -(-self.convolution.channels // self.channels)
+        return -(-depth(self.convolution) // self.channels)
+
+    @property
+    def dtype(self) -> DType:
+        """Of terms and sums."""
+        return DType.I32 if self.convolution.is_integer else DType.F32
+
+    def tile(self, height: int, vectors: int) -> Tile:
+        return Tile(height, vectors, self.lanes, tir_type(self.dtype))
 
     def column_tiles(self) -> list[Columns]:
         """The last tile may overlap the one before."""
@@ -112,9 +125,14 @@ class Direct:
 
     @property
     def workspace(self) -> tuple[Operand, ...]:
-        panel = blocks.workspace(PANEL, self.terms * self.pitch)
-        sums = blocks.workspace(SUMS, self.sums(len(self.column_tiles())))
+        panel = blocks.workspace(PANEL, self.terms * self.pitch, self.dtype)
+        sums = blocks.workspace(SUMS, self.sums(len(self.column_tiles())), self.dtype)
         return (panel,) if self.blocks == 1 else (panel, sums)
+
+
+def depth(convolution: Convolution) -> int:
+    """Channels, or pairs of channels of numbers of 16 bits."""
+    return -(-convolution.channels // 2) if convolution.is_integer else convolution.channels
 
 
 def tiles_of(count: int, height: int) -> list[Rows]:
@@ -158,9 +176,8 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
         _Unit(best, epilogue, packed.name, at_outer(scope, axes, at)).emit()
 
     parts = each // best.outputs
-    detail = (
-        f"direct, {best.height} channels x {2 * best.lanes} pixels, {best.terms} terms, {best.rows} rows, {parts} parts"
-    )
+    terms = f"{best.terms} {'pairs of ' if convolution.is_integer else ''}terms"
+    detail = f"direct, {best.height} channels x {2 * best.lanes} pixels, {terms}, {best.rows} rows, {parts} parts"
     return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace, options)
 
 
@@ -183,8 +200,8 @@ def _candidates(convolution: Convolution, target: Target) -> Iterator[Direct]:
     each = convolution.outputs // convolution.groups
     height = 6 if target.registers < 32 else 8
     splits = [s for s in range(1, 9) if each % s == 0 and (s == 1 or each // s >= 32)]
-    blocks = -(-convolution.channels * convolution.taps // TERMS)
-    channels = -(-convolution.channels // blocks)
+    blocks = -(-depth(convolution) * convolution.taps // TERMS)
+    channels = -(-depth(convolution) // blocks)
     for split in splits:
         for rows in range(1, window[0].outputs + 1):
             found = Direct(convolution, window, rows, each // split, channels, target.lanes, height)
@@ -209,7 +226,7 @@ def _folded(window: Window, target: Target) -> tuple[Window, Window]:
 def _cost(found: Direct) -> float:
     """Cycles for an image."""
     convolution, (vertical, horizontal) = found.convolution, found.window
-    terms = convolution.channels * convolution.taps
+    terms = depth(convolution) * convolution.taps
     row_units = -(-vertical.outputs // found.rows)
     splits = convolution.outputs // convolution.groups // found.outputs
     tile_cycles = 0.0
@@ -256,7 +273,10 @@ def renamed(convolution: Convolution, weights: str) -> Nest:
 def _packed(best: Direct, problem: Problem) -> Constant:
     """Tile by tile, [term, row of the tile]."""
     convolution = best.convolution
-    flat = ordered_weights(convolution, problem).reshape(convolution.outputs, -1)
+    ordered = ordered_weights(convolution, problem)
+    if convolution.is_integer:
+        ordered = np.moveaxis(packed_words(np.moveaxis(ordered, 1, -1)), -1, 1)
+    flat = ordered.reshape(convolution.outputs, -1)
     parts: list[Array] = []
     for first in range(0, convolution.outputs, best.outputs):
         for start, count, rows in best.row_tiles():
@@ -280,6 +300,7 @@ class _Unit:
         self.weights = scope.tensors[weights].buffer
         self.data = scope.tensors[self.convolution.data].buffer
         self.batch = scope.indices[self.convolution.batch.name]
+        self.partner: TirExpr = None
         vertical = best.window[0]
         first = scope.indices["conv.rows"] * int64(best.rows)
         if vertical.outputs % best.rows:
@@ -299,7 +320,7 @@ class _Unit:
         sums = self.scope.tensors[SUMS].buffer
         with T.serial(int64(0), int64(best.blocks)) as block:
             first = vm.let(block * int64(best.channels))
-            channels = vm.let(T.min(int64(best.channels), int64(self.convolution.channels) - first))
+            channels = vm.let(T.min(int64(best.channels), int64(depth(self.convolution)) - first))
             self.copy(panel, first, channels)
             self.partial(panel, sums, block, channels)
         self.finish(sums)
@@ -312,11 +333,14 @@ class _Unit:
         vertical, horizontal = best.window
         total = self.scope.tensors[convolution.data].type.shape[1].value
         plane = vertical.inputs * horizontal.inputs
-        start = self.group * int64(convolution.channels) + int64(convolution.first) + first
+        each = 2 if convolution.is_integer else 1
+        start = self.group * int64(convolution.channels) + int64(convolution.first) + first * int64(each)
         base = vm.let((self.batch * int64(total) + start) * int64(plane))
         taps = vertical.size * horizontal.size
         with T.serial(int64(0), channels) as c:
-            source = vm.let(base + c * int64(plane))
+            source = vm.let(base + c * int64(each * plane))
+            if convolution.is_integer:  # an odd last channel is its own partner: the weight of that is 0
+                self.partner = vm.let(T.min(int64(1), int64(convolution.channels - 1) - 2 * (first + c)) * int64(plane))
             target = vm.let(c * int64(taps * best.pitch))
             with T.serial(int64(0), int64(best.rows)) as r:
                 for i in range(vertical.size):
@@ -346,6 +370,9 @@ class _Unit:
             for at, size in blocks.pieces(high - low, best.lanes):
                 start = source + int64((low + at) * window.stride + offset)
                 value = blocks.strided(self.data, start, window.stride, size)
+                if self.convolution.is_integer:
+                    beside = blocks.strided(self.data, start + self.partner, window.stride, size)
+                    value = interleaved(value, beside)
                 blocks.store(panel, target + int64(low + at), value)
 
     # --- the product
@@ -353,7 +380,7 @@ class _Unit:
     def _left(self, rows: Rows, tile: TirExpr) -> Matrix:
         """Weights of a tile, one after the other."""
         start, _, height = rows
-        terms = self.convolution.channels * self.convolution.taps
+        terms = depth(self.convolution) * self.convolution.taps
         first = (self.output + int64(start)) * int64(terms) + tile * int64(terms * height)
         return Matrix(self.weights, vm.let(first), 1, height)
 
@@ -366,7 +393,7 @@ class _Unit:
 
         def tile(columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> None:
             (first, _, vectors), (start, _, height) = columns, rows
-            kernel = Tile(height, vectors, best.lanes)
+            kernel = best.tile(height, vectors)
             pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
             sums = kernel.start()
             kernel.multiply(sums, self._left(rows, number), self._right(panel, pixel), int64(best.terms))
@@ -411,7 +438,7 @@ class _Unit:
 
         def tile(columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> None:
             (first, _, vectors), (_, _, height) = columns, rows
-            kernel = Tile(height, vectors, best.lanes)
+            kernel = best.tile(height, vectors)
             pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
             waiting = self._waiting(columns, rows, column, number)
             left = self._left(rows, number)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mercer.backends.tvm.analysis import bound, elements, free, is_computed, never_negative, stride
+from mercer.backends.tvm.analysis import bound, elements, free, is_computed, is_word, never_negative, stride
 from mercer.backends.tvm.schedules.common import Problem, size, volume
 from mercer.backends.tvm.schedules.normalize import all_axes, flat_reads, is_flat, position, ranges_of
 from mercer.backends.tvm.schedules.tile import Tile
@@ -81,7 +81,7 @@ def _padded_copy(name: str, read: Read, margins: Sequence[tuple[int, IntExpr]], 
 def is_movable(read: Read, problem: Problem, e: Reduce) -> bool:
     """Whether a repacked copy of what the read uses can be made, and is worth making."""
     type = problem.types[read.tensor]
-    if read.pad is not None or (read.indices and not is_flat(read, type) and type.rank != 1):
+    if is_word(read, e) or read.pad is not None or (read.indices and not is_flat(read, type) and type.rank != 1):
         return False
     if any(is_computed(index) for index in read.indices):
         return False
@@ -89,7 +89,7 @@ def is_movable(read: Read, problem: Problem, e: Reduce) -> bool:
     if any(not stride(index, name) for name in free(read)):
         return False
     if read.tensor in problem.constants:
-        return _grid(read, problem) is not None
+        return grid(read, problem) is not None
     axes = _axes_of(read, problem)
     copied = volume(axes)
     work = volume(problem.nest.axes) * volume(e.axes)
@@ -139,7 +139,7 @@ def _axes_of(read: Read, problem: Problem) -> tuple[Axis, ...]:
     return tuple(axis for axis in all_axes(problem.nest) if axis.name in free(read))
 
 
-def _grid(read: Read, problem: Problem) -> list[Axis] | None:
+def grid(read: Read, problem: Problem) -> list[Axis] | None:
     """Axes of a constant read such that the constant, reshaped to their extents, is indexed by them in order."""
     index = position(read, problem.types[read.tensor])
     axes = sorted(_axes_of(read, problem), key=lambda axis: -(stride(index, axis.name) or 0))
@@ -155,9 +155,9 @@ def _grid(read: Read, problem: Problem) -> list[Axis] | None:
 
 
 def _repacked_constant(name: str, read: Read, new: Sequence[Axis], problem: Problem) -> Constant:
-    grid = _grid(read, problem)
+    axes = grid(read, problem)
     array = problem.constants[read.tensor].data.array
-    assert grid is not None and array is not None
-    moved = array.reshape([axis.extent.value for axis in grid]).transpose([grid.index(axis) for axis in new])
+    assert axes is not None and array is not None
+    moved = array.reshape([axis.extent.value for axis in axes]).transpose([axes.index(axis) for axis in new])
     packed = np.ascontiguousarray(moved)
     return Constant(name, TensorType.of(packed), Data(packed))

@@ -4,11 +4,16 @@ A unit of work is a range of rows of tiles of one image and a block of output ch
 of channels and transformed; a product of matrices follows for each of the (m + 2)^2 places of a transformed tile; the
 sums are transformed back and turned to vectors of pixels, to which the rest of the nest is applied. All of it stays in
 the second cache. The weights are transformed at compile time, in float64.
+
+Of integers the result is exact. The rows of G are multiplied by what makes them whole, and those of the last transform
+by what brings all terms to the same multiple, 4 or 576 = 9 * 64 times the sum. That is computed modulo 2**32, where 9
+has an inverse, and divided by the power of two by a shift. The transformed numbers have 16 bits (see `words`).
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,18 +24,20 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.scalar import tir_type
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
 from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick
-from mercer.backends.tvm.schedules.direct import ordered_weights, renamed
+from mercer.backends.tvm.schedules.direct import depth, ordered_weights, renamed
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
+from mercer.backends.tvm.words import modulo, packed as packed_words
 from mercer.ir.convolution import Convolution
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr
-from mercer.ir.types import Array, Data, TensorType
+from mercer.ir.types import Array, Data, DType, TensorType
 
 Vectors: TypeAlias = list[TirExpr]
 
@@ -45,20 +52,27 @@ WEIGHTS = {
 }
 """The matrix G of F(m, 3) by m."""
 
+WHOLE = {
+    2: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 1)),
+    4: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1)),
+}
+"""Its rows times 1, 2, 2, 1 and times 4, -6, -6, 24, 24, 1."""
+
+
+def _times(factor: int, x: TirExpr) -> TirExpr:
+    return vm.const(x, factor) * x
+
 
 def _forward2(d: Vectors) -> Vectors:
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
 
 def _forward4(d: Vectors) -> Vectors:
-    def times(factor: float, x: TirExpr) -> TirExpr:
-        return vm.const(x, factor) * x
-
-    even, odd = vm.let(d[4] - times(4.0, d[2])), vm.let(d[3] - times(4.0, d[1]))
-    far, near = vm.let(d[4] - d[2]), vm.let(d[3] - d[1])
-    first = times(4.0, d[0]) + (d[4] - times(5.0, d[2]))
-    last = times(4.0, d[1]) + (d[5] - times(5.0, d[3]))
-    return [first, even + odd, even - odd, far + times(2.0, near), far - times(2.0, near), last]
+    even, odd = vm.kept(d[4] - _times(4, d[2])), vm.kept(d[3] - _times(4, d[1]))
+    far, near = vm.kept(d[4] - d[2]), vm.kept(d[3] - d[1])
+    first = _times(4, d[0]) + (d[4] - _times(5, d[2]))
+    last = _times(4, d[1]) + (d[5] - _times(5, d[3]))
+    return [first, even + odd, even - odd, far + _times(2, near), far - _times(2, near), last]
 
 
 def _back2(p: Vectors) -> Vectors:
@@ -72,8 +86,37 @@ def _back4(p: Vectors) -> Vectors:
     return [p[0] + a + c, b + two * d, a + four * c, b + eight * d + p[5]]
 
 
+def _whole2(p: Vectors) -> Vectors:
+    """Twice what F(2, 3) gives, modulo 2**32."""
+    return [
+        modulo(lambda p0, p1, p2: _times(2, p0) + (p1 + p2), *p[:3]),
+        modulo(lambda p1, p2, p3: (p1 - p2) - _times(2, p3), *p[1:]),
+    ]
+
+
+def _whole4(p: Vectors) -> Vectors:
+    """24 times what F(4, 3) gives, modulo 2**32."""
+    a, b = vm.kept(modulo(operator.add, p[1], p[2])), vm.kept(modulo(operator.sub, p[1], p[2]))
+    c, d = vm.kept(modulo(operator.add, p[3], p[4])), vm.kept(modulo(operator.sub, p[3], p[4]))
+    return [
+        modulo(lambda p0, a, c: _times(6, p0) + (c - _times(4, a)), p[0], a, c),
+        modulo(lambda b, d: _times(2, d) - _times(4, b), b, d),
+        modulo(lambda a, c: _times(4, c) - _times(4, a), a, c),
+        modulo(lambda p5, b, d: _times(24, p5) + (_times(8, d) - _times(4, b)), p[5], b, d),
+    ]
+
+
+def _quotient(m: int, x: TirExpr) -> TirExpr:
+    """x / 4 or x / 576, of a multiple that has been computed modulo 2**32."""
+    if m == 2:
+        return x >> vm.const(x, 2)
+    ninth = 954437177  # times 9, it is 1 modulo 2**32
+    return modulo(lambda each: _times(ninth, each), x) >> vm.const(x, 6)
+
+
 FORWARD: dict[int, Callable[[Vectors], Vectors]] = {2: _forward2, 4: _forward4}
 BACK: dict[int, Callable[[Vectors], Vectors]] = {2: _back2, 4: _back4}
+BACK_WHOLE: dict[int, Callable[[Vectors], Vectors]] = {2: _whole2, 4: _whole4}
 
 
 @dataclass(frozen=True)
@@ -124,6 +167,11 @@ class Winograd:
         return -(-self.convolution.outputs // (2 * self.lanes)) * 2 * self.lanes // self.blocks
 
     @property
+    def depth(self) -> int:
+        """Steps of a product: channels, or pairs of them."""
+        return depth(self.convolution)
+
+    @property
     def transformed_pitch(self) -> int:
         """Elements from one place to the next, such that places do not meet in one set of the cache."""
         return self.tiles * self.convolution.channels + 16
@@ -136,11 +184,12 @@ class Winograd:
     def workspace(self) -> tuple[Operand, ...]:
         horizontal = self.convolution.windows[1]
         rows = self.tile_rows * self.m
+        factors, sums = (DType.I16, DType.I32) if self.convolution.is_integer else (DType.F32, DType.F32)
         return (
-            blocks.workspace(INPUT, (rows + 2) * horizontal.inputs * self.lanes),
-            blocks.workspace(TRANSFORMED, self.places * self.transformed_pitch),
-            blocks.workspace(PRODUCTS, self.places * self.products_pitch),
-            blocks.workspace(OUTPUT, rows * horizontal.outputs * self.lanes),
+            blocks.workspace(INPUT, (rows + 2) * horizontal.inputs * self.lanes, factors),
+            blocks.workspace(TRANSFORMED, self.places * self.transformed_pitch, factors),
+            blocks.workspace(PRODUCTS, self.places * self.products_pitch, sums),
+            blocks.workspace(OUTPUT, rows * horizontal.outputs * self.lanes, sums),
         )
 
 
@@ -180,6 +229,8 @@ def _obstacle(convolution: Convolution, target: Target) -> str:
         return "groups of channels"
     if min(convolution.channels, convolution.outputs) < target.lanes:
         return "fewer channels than lanes"
+    if convolution.is_integer and convolution.channels % 2:
+        return "channels without a partner"
     vertical, horizontal = convolution.windows
     sizes = (vertical.inputs * horizontal.inputs, vertical.outputs * horizontal.outputs)
     return "fewer pixels than lanes" if min(sizes) < target.lanes else ""
@@ -213,7 +264,7 @@ def _candidates(convolution: Convolution, m: int, target: Target) -> list[Winogr
                 pairs = vectors  # the last vector overlaps the one before
             group = pairs * 2 * lanes
             found += [Winograd(convolution, m, rows, parts, h, group, lanes) for h in heights]
-    small = [w for w in found if w.places * w.tiles * convolution.channels <= CACHE]
+    small = [w for w in found if w.places * w.tiles * w.depth <= CACHE]
     fewest = min(w.tile_rows for w in found)
     return small or [w for w in found if w.tile_rows == fewest]
 
@@ -223,7 +274,7 @@ def _cost(found: Winograd) -> float:
     convolution = found.convolution
     units = -(-found.down // found.tile_rows)
     tiles = found.tile_rows * found.across
-    terms = convolution.channels * found.outputs
+    terms = found.depth * found.outputs
     work = max(found.height, 4.0, (found.height + 2) / 2) * (found.tiles // found.height)
     product = found.places * terms / (2 * found.lanes) * (work + 0.3 * found.tiles / found.height)
     stream = found.places * terms * 4 / 8
@@ -242,14 +293,17 @@ def _packed(best: Winograd, problem: Problem) -> Constant:
     """[part, place, pair of vectors, channel, output of the pair]"""
     convolution = best.convolution
     array = ordered_weights(convolution, problem).astype(np.float64)
-    g = np.array(WEIGHTS[best.m])
+    g = np.array((WHOLE if convolution.is_integer else WEIGHTS)[best.m])
     square = array.reshape(convolution.outputs, convolution.channels, 3, 3)
     transformed = np.einsum("xi,ocij,yj->xyco", g, square, g)
     width = 2 * best.lanes
     padded = np.zeros((best.places, convolution.channels, best.outputs * best.blocks))
     padded[:, :, : convolution.outputs] = transformed.reshape(best.places, convolution.channels, -1)
-    cut = padded.reshape(best.places, convolution.channels, best.blocks, best.outputs // width, width)
-    packed: Array = np.ascontiguousarray(cut.transpose(2, 0, 3, 1, 4), dtype=np.float32).reshape(-1)
+    terms: Array = padded.astype(np.float32)
+    if convolution.is_integer:
+        terms = np.moveaxis(packed_words(np.moveaxis(padded, 1, -1)), -1, 1)
+    cut = terms.reshape(best.places, best.depth, best.blocks, best.outputs // width, width)
+    packed: Array = np.ascontiguousarray(cut.transpose(2, 0, 3, 1, 4)).reshape(-1)
     name = f"{convolution.weight}.winograd[{convolution.order}, {best.m}, {best.blocks} by {width}]"
     return Constant(name, TensorType.of(packed), Data(packed))
 
@@ -269,6 +323,7 @@ class _Unit:
         self.input, self.transformed, self.products, self.output = (
             scope.tensors[operand.name].buffer for operand in best.workspace
         )
+        self.factors = tir_type(best.workspace[0].type.dtype)
         self.batch = scope.indices[self.convolution.batch.name]
         self.part = scope.indices["conv.outputs"]
         self.row = vm.let(scope.indices["conv.rows"] * int64(best.tile_rows))
@@ -310,7 +365,7 @@ class _Unit:
         below = vm.let((high - top) * int64(width))
         for start, end in ((int64(0), above), (below, (bottom - top) * int64(width))):
             with T.serial(start, end) as pixel:
-                blocks.store(self.input, pixel * int64(lanes), blocks.zeros(lanes))
+                blocks.store(self.input, pixel * int64(lanes), blocks.zeros(lanes, self.factors))
         plane = self.vertical.inputs * width
         total = self.scope.tensors[self.convolution.data].type.shape[1].value
         channel = self.batch * int64(total) + int64(self.convolution.first) + first
@@ -350,7 +405,7 @@ class _Unit:
 
         def element(i: int, j: int) -> TirExpr:
             if isinstance(column, int) and not 0 <= column * best.m - self.horizontal.pad + j < width:
-                return blocks.zeros(lanes)
+                return blocks.zeros(lanes, self.factors)
             return blocks.load(self.input, corner + int64((i * width + j) * lanes), lanes)
 
         tile = [[element(i, j) for i in range(best.side)] for j in range(best.side)]
@@ -361,7 +416,7 @@ class _Unit:
         self, rule: Callable[[Vectors], Vectors], columns: Sequence[Vectors], buffer: Any, place: TirExpr, pitch: int
     ) -> None:
         """Transform columns, then rows, and store the elements `pitch` apart."""
-        half = [[vm.let(value) for value in rule(column)] for column in columns]
+        half = [[vm.kept(value) for value in rule(column)] for column in columns]
         for i in range(len(half[0])):
             for j, value in enumerate(rule([column[i] for column in half])):
                 blocks.store(buffer, place + int64((i * self.best.side + j) * pitch), value)
@@ -370,7 +425,8 @@ class _Unit:
 
     def multiply(self, group: TirExpr) -> None:
         best, channels, width = self.best, self.convolution.channels, 2 * self.best.lanes
-        kernel = Tile(best.height, 2, best.lanes)
+        step = channels // best.depth
+        kernel = Tile(best.height, 2, best.lanes, tir_type(best.workspace[2].type.dtype))
         tiles = self.rows * int64(best.across)
         count = vm.let(T.truncdiv(tiles + int64(best.height - 1), int64(best.height)))
         pairs = best.group // width
@@ -378,7 +434,7 @@ class _Unit:
 
         def weights(place: TirExpr, pair: TirExpr) -> TirExpr:
             number = (self.part * int64(best.places) + place) * int64(best.outputs // width)
-            return vm.let((number + group * int64(pairs) + pair) * int64(channels * width))
+            return vm.let((number + group * int64(pairs) + pair) * int64(best.depth * width))
 
         with T.serial(int64(0), int64(best.places)) as place:
             with T.serial(int64(0), int64(pairs)) as pair:
@@ -387,14 +443,14 @@ class _Unit:
                 next_weights = weights(following, T.truncmod(pair + int64(1), int64(pairs)))
                 with T.serial(int64(0), count) as tile:
                     start = place * int64(best.transformed_pitch) + tile * int64(best.height * channels)
-                    left = Matrix(self.transformed, vm.let(start), channels, 1)
+                    left = Matrix(self.transformed, vm.let(start), channels, step)
                     sums = kernel.start()
-                    share = vm.let(next_weights + tile * int64(-(-channels // passes) * width))
+                    share = vm.let(next_weights + tile * int64(-(-best.depth // passes) * width))
 
                     def soon(k: TirExpr, share: TirExpr = share) -> TirExpr:
                         return share + T.truncdiv(k, int64(passes)) * int64(width)
 
-                    kernel.multiply(sums, left, right, int64(channels), soon if passes <= PASSES else None)
+                    kernel.multiply(sums, left, right, int64(best.depth), soon if passes <= PASSES else None)
                     target = place * int64(best.products_pitch) + tile * int64(best.height * best.group)
                     target = vm.let(target + pair * int64(width))
                     for i, line in enumerate(kernel.values(sums)):
@@ -413,10 +469,12 @@ class _Unit:
         def element(i: int, j: int) -> TirExpr:
             return blocks.load(self.products, start + int64((i * best.side + j) * best.products_pitch), lanes)
 
-        rule = BACK[best.m]
-        half = [[vm.let(v) for v in rule([element(i, j) for i in range(best.side)])] for j in range(best.side)]
+        integer = self.convolution.is_integer
+        rule = (BACK_WHOLE if integer else BACK)[best.m]
+        half = [[vm.kept(v) for v in rule([element(i, j) for i in range(best.side)])] for j in range(best.side)]
         for i in range(best.m):
             for j, value in enumerate(rule([values[i] for values in half])[:present]):
+                value = _quotient(best.m, value) if integer else value
                 blocks.store(self.output, place + int64((i * width + j) * lanes), value)
 
     def turn_out(self, channel: TirExpr) -> None:

@@ -1,0 +1,81 @@
+"""Words of 32 bits that hold two numbers of 16 bits, the first one in the low half."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.types import Array, DType
+
+DOT = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+"""By the number of words. LLVM makes one instruction of it and an addition where the CPU has VNNI."""
+
+
+def modulo(operate: Callable[..., TirExpr], *values: TirExpr) -> TirExpr:
+    """An operation of i32 modulo 2**32.
+
+    By way of 64 bits: LLVM and C leave open what a number of 32 bits is after an overflow. LLVM takes the detour out
+    again. (In unsigned numbers, TVM takes 0 - x to be 0.)
+    """
+    return vm.cast(operate(*(vm.cast(value, "int64") for value in values)), "int32")
+
+
+def add(a: TirExpr, b: TirExpr) -> TirExpr:
+    return modulo(operator.add, a, b)
+
+
+def dot(a: TirExpr, b: TirExpr) -> TirExpr:
+    """low(a)*low(b) + high(a)*high(b) of every two words, in i32; not both halves are (-2**15)**2."""
+    width = vm.lanes(a)
+    if width in DOT:
+        halves = (tirx.reinterpret(f"int16x{2 * width}", word) for word in (a, b))
+        return T.call_llvm_pure_intrin(f"int32x{width}", DOT[width], *halves)
+    half = tirx.const(16, "int32")
+    low = ((a << half) >> half) * ((b << half) >> half)
+    return low + (a >> half) * (b >> half)
+
+
+def load(buffer: Any, place: TirExpr) -> TirExpr:
+    """The word of the i16 at this place and the next one."""
+    return tirx.reinterpret("int32", buffer[T.ramp(place, tirx.const(1, "int64"), 2)])
+
+
+def interleaved(first: TirExpr, second: TirExpr) -> TirExpr:
+    """Words with a vector of i16 in their low halves and another one in their high halves."""
+    width = vm.lanes(first)
+    if width == 1:
+        both = vm.cast(second, "int32") << tirx.const(16, "int32")
+        return both | (vm.cast(first, "int32") & tirx.const(0xFFFF, "int32"))
+    order = [k + half for k in range(width) for half in (0, width)]
+    return tirx.reinterpret(f"int32x{width}", tirx.Shuffle([first, second], order))
+
+
+def is_high(dtype: DType, divisor: Any) -> bool:
+    """Whether a quotient of this type has its bits in the high words: the divisor is a power of two from 2**32 on."""
+    return dtype is DType.I64 and isinstance(divisor, int) and divisor >= 2**32 and divisor & (divisor - 1) == 0
+
+
+def high(x: TirExpr, divisor: int) -> TirExpr:
+    """floor(x / divisor) as i32, of an i64."""
+    width = vm.lanes(x)
+    if width == 1:
+        word = vm.cast(x >> tirx.const(32, "int64"), "int32")
+    else:
+        halves = vm.kept(tirx.reinterpret(f"int32x{2 * width}", x))
+        word = tirx.Shuffle([halves], list(range(1, 2 * width, 2)))
+    return word >> vm.const(word, divisor.bit_length() - 33)
+
+
+def packed(array: Array) -> Array:
+    """Neighbours along the last axis as words; an odd last one has 0 beside it."""
+    narrow = np.ascontiguousarray(array, np.int16)
+    rest = narrow.shape[-1] % 2
+    padded = np.pad(narrow, [(0, 0)] * (narrow.ndim - 1) + [(0, rest)])
+    return np.ascontiguousarray(padded).view("<i4")

@@ -1,0 +1,112 @@
+"""Sums of integer products in 16 bits, where vector units multiply pairs of such numbers and add them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mercer.ir import convolution
+from mercer.ir.index import Axis, Call, Const, Expr, Read, Reduce, Reducer, call, variables
+from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.nests import Nest, Nests, Statement
+from mercer.ir.types import DType, TensorType
+from mercer.passes.cost import elements
+from mercer.passes.integer_bounds import Integers, exchange_sums
+from mercer.passes.ledger import Cost, Exactness
+from mercer.passes.manager import Level, Pass, PassContext
+
+LOWEST, HIGHEST = -(2**15), 2**15 - 1
+
+
+@dataclass(frozen=True)
+class Narrow(Pass):
+    """sum(cast:i32(a) * cast:i32(b)) of i16 copies for a sum of products of i32 with constants, both within 16 bits.
+
+    Needs Nests, best before `exact_float` and `fuse`. One instruction multiplies the pairs of two vectors of i16 and
+    adds neighbours to i32, twice as many products as one of f32 has; it is modulo 2**32 what the sum of i32 is. Pairs
+    lie along an axis of the sum: that along which the tensor lies in memory, for at least `min_lanes` outputs each, or
+    the channels of a convolution. Class: bit. A sum of fewer than `min_terms` terms is left alone.
+    """
+
+    name: ClassVar[str] = "narrow"
+    level: ClassVar[Level] = Level.NESTS
+    min_terms: int = 8
+    min_lanes: int = 8
+
+    def on_nests(self, nests: Nests, context: PassContext) -> Nests:
+        state = Integers(nests)
+
+        def attempt(nest: Nest, e: Reduce) -> Expr | str:
+            factors = _factors(e, state)
+            if isinstance(factors, str):
+                return factors
+            data, weight = factors
+            return self._obstacle(nest, e, data, weight, state) or _narrowed(e, state)
+
+        def record(statement: Statement, reason: str | None, costs: tuple[Cost, Cost] | None) -> None:
+            context.record_statement(self.name, "products_of_i16", statement, Exactness.BIT, reason, costs)
+
+        return exchange_sums(nests, state, attempt, record)
+
+    def _obstacle(self, nest: Nest, e: Reduce, data: Read, weight: Read, state: Integers) -> str | None:
+        if not all(axis.extent.is_constant for axis in e.axes):
+            return f"the extent of {', '.join(map(str, e.axes))} is not known"
+        if (terms := elements(axis.extent for axis in e.axes)) < self.min_terms:
+            return f"{terms} terms are too few (min_terms = {self.min_terms})"
+        for read in (data, weight):
+            low, high = state.bound(read)
+            if low <= LOWEST or high > HIGHEST:  # (-2**15)**2 + (-2**15)**2 is no i32
+                return f"%{read.tensor} may be as large as {max(-low, high):.0f}"
+        lies = self._lies_in_pairs(nest, e, data, weight, state.types[data.tensor])
+        return None if lies or self._is_convolution(nest, e, data, weight, state) else "its products have no pairs"
+
+    def _lies_in_pairs(self, nest: Nest, e: Reduce, data: Read, weight: Read, type: TensorType) -> bool:
+        """Whether neighbours in memory are multiplied by the weights of many outputs."""
+        if data.pad is not None:
+            return False
+        place = ZERO
+        for index, size in zip(data.indices, type.shape, strict=True):
+            place = place * size + index
+        pairs = [axis for axis in e.axes if _is_step(place, axis) and axis.name in variables(weight)]
+        if not any(len(e.axes) == 1 or axis.extent.value % 2 == 0 for axis in pairs):
+            return False
+        lanes = [axis for axis in nest.axes if axis.name in variables(weight) - variables(data)]
+        return any(axis.extent.is_constant and axis.extent.value >= self.min_lanes for axis in lanes)
+
+    def _is_convolution(self, nest: Nest, e: Reduce, data: Read, weight: Read, state: Integers) -> bool:
+        """Whether it is a convolution of several channels of many pixels."""
+        read = {weight.tensor}
+        found = convolution.recognize(
+            Nest(nest.target, nest.type, nest.axes, e, nest.origins), state.types, read, DType.I32
+        )
+        return not isinstance(found, str) and found.channels > 1 and found.pixels >= self.min_lanes
+
+
+def _factors(e: Reduce, state: Integers) -> tuple[Read, Read] | str:
+    """(data, constant)"""
+    match e.body:
+        case Call("mul", (Read() as a, Read() as b)):
+            constants = [read.pad is None and state.array(read.tensor) is not None for read in (a, b)]
+            if any(constants) and not all(constants):
+                return (b, a) if constants[0] else (a, b)
+        case _:
+            pass
+    return "it is no sum of products with a constant"
+
+
+def _narrowed(e: Reduce, state: Integers) -> Expr:
+    assert isinstance(e.body, Call)
+    factors = [_wide(read, state) for read in e.body.arguments if isinstance(read, Read)]
+    return Reduce(Reducer.SUM, e.axes, call("mul", *factors))
+
+
+def _wide(read: Read, state: Integers) -> Expr:
+    """The same number by way of i16."""
+    pad = None if read.pad is None else Const(read.pad.number, DType.I16)
+    return call("cast", Read(state.copy(read.tensor, DType.I16, "i16"), read.indices, DType.I16, pad), dtype=DType.I32)
+
+
+def _is_step(place: IntExpr, axis: Axis) -> bool:
+    """Whether the place in memory grows by one with the index."""
+    rest = place - IntExpr.var(axis.name)
+    return axis.name not in variables(Read("", (rest,), DType.I32))

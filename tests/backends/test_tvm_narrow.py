@@ -1,0 +1,143 @@
+"""Sums of products of 16 bits on the CPU: the bits of the reference, at the ends of all ranges and for odd sizes."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mercer
+from mercer.commands.explain import read_ledger
+from mercer.compiler import Program
+
+REQUANTIZED = "requantize(y, y * 0 + 1518500249; shift = 41, zero = -7)"
+LINEAR = """
+model M(x: i8[{rows}, {inputs}]) -> {result} {{
+  param w: f32[{outputs}, {inputs}] = normal(0, 30)
+  y = linear(widen(x; zero = {zero}), widen(quantize(w; 1.0)))
+  return {rest}
+}}
+"""
+
+
+def codes(*shape: int, seed: int = 0) -> np.ndarray:
+    """Any i8, half of them at the ends of the range."""
+    rng = np.random.default_rng(seed)
+    ends = rng.choice(np.array([-128, 127], np.int8), shape)
+    return np.where(rng.random(shape) < 0.5, ends, rng.integers(-128, 128, shape)).astype(np.int8)
+
+
+def rewrites(program: Program, weights: dict[str, np.ndarray], x: np.ndarray, target: str = "cpu") -> str:
+    """What its sums became, after its bits have been compared with the reference."""
+    exe = mercer.compile(program, weights=weights, target=target)
+    (expected,) = program.evaluate(x, weights=weights)
+    np.testing.assert_array_equal(exe(x), expected)
+    assert exe(x).dtype == expected.dtype
+    fired = {entry.rewrite for entry in read_ledger(exe.artifact).fired()}
+    return " ".join(sorted(fired & {"products_of_i16", "sum_in_f32", "winograd2", "winograd4"}))
+
+
+@pytest.mark.parametrize("rest", ["y", REQUANTIZED])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs", "zero"),
+    [(3, 64, 16, 0), (17, 255, 40, 127), (1, 300, 23, -128), (6, 9, 8, -128), (64, 1040, 32, -128), (0, 16, 16, 0)],
+)
+def test_matrix_products(rows: int, inputs: int, outputs: int, zero: int, rest: str) -> None:
+    result = f"{'i32' if rest == 'y' else 'i8'}[N, {outputs}]"
+    text = LINEAR.format(rows="N", inputs=inputs, outputs=outputs, zero=zero, result=result, rest=rest)
+    weights = {"w": codes(outputs, inputs, seed=1).astype(np.float32)}
+    assert rewrites(mercer.parse_text(text), weights, codes(rows, inputs)) == "products_of_i16"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution of i8[batch, channels, height, width]."""
+
+    channels: int
+    outputs: int
+    height: int
+    width: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: int = 1
+    pad: int = 1
+    dilation: int = 1
+    groups: int = 1
+    batch: str = "N"
+
+    def text(self, zero: int, rest: str) -> str:
+        """The model, with the weights as a parameter `w`; `rest` is computed of the sum y."""
+        p, q = (
+            (size + 2 * self.pad - self.dilation * (k - 1) - 1) // self.stride + 1
+            for size, k in zip((self.height, self.width), self.kernel, strict=True)
+        )
+        window = ", ".join(map(str, (self.outputs, self.channels // self.groups, *self.kernel)))
+        options = f"pad = {self.pad}, stride = {self.stride}, dilation = {self.dilation}, groups = {self.groups}"
+        result = f"{'i32' if rest == 'y' else 'i8'}[{self.batch}, {self.outputs}, {p}, {q}]"
+        return f"""
+model M(x: i8[{self.batch}, {self.channels}, {self.height}, {self.width}]) -> {result} {{
+  param w: f32[{window}] = normal(0, 30)
+  y = conv2d(widen(x; zero = {zero}), widen(quantize(w; 1.0)); {options})
+  return {rest}
+}}
+"""
+
+
+CASES = [
+    Case(3, 8, 12, 13),
+    Case(3, 20, 31, 30, kernel=(7, 7), stride=2, pad=3),
+    Case(40, 33, 14, 14, kernel=(1, 1), pad=0, batch="3"),
+    Case(17, 9, 16, 16, kernel=(1, 1), stride=2, pad=0),
+    Case(130, 13, 7, 9, kernel=(3, 2)),
+    Case(2, 6, 13, 13, pad=2, dilation=2),
+    Case(15, 12, 9, 7, groups=3),
+    Case(600, 10, 4, 4),
+]
+
+
+@pytest.mark.parametrize("rest", ["y", REQUANTIZED])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("zero", [0, -128])
+def test_convolutions(case: Case, zero: int, rest: str) -> None:
+    weights = {"w": codes(case.outputs, case.channels // case.groups, *case.kernel, seed=1).astype(np.float32)}
+    program = mercer.parse_text(case.text(zero, rest))
+    assert rewrites(program, weights, codes(3, case.channels, case.height, case.width)) == "products_of_i16"
+
+
+@pytest.mark.parametrize(
+    ("case", "algorithm"),
+    [
+        (Case(64, 40, 12, 28, pad=2, batch="3"), "winograd4"),
+        (Case(48, 73, 19, 18, batch="3"), "winograd4"),
+        (Case(400, 32, 12, 12, pad=0, batch="3"), "winograd2"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("zero", [0, -128, 127])
+def test_winograd_is_exact(case: Case, algorithm: str, zero: int) -> None:
+    """On numbers that the transforms bring to the ends of their ranges, too."""
+    weights = {"w": codes(case.outputs, case.channels, 3, 3, seed=1).astype(np.float32)}
+    program = mercer.parse_text(case.text(zero, "y" if zero else REQUANTIZED))
+    x = codes(3, case.channels, case.height, case.width)
+    checkered = np.indices(x.shape).sum(axis=0) % 2 * 255 - 128
+    x[0], x[1] = checkered[0], -128
+    assert rewrites(program, weights, x) == f"products_of_i16 {algorithm}"
+
+
+def test_one_channel_stays_in_f32() -> None:
+    program = mercer.parse_text(Case(1, 8, 12, 12).text(0, "y"))
+    weights = {"w": codes(8, 1, 3, 3, seed=1).astype(np.float32)}
+    assert rewrites(program, weights, codes(3, 1, 12, 12)) == "sum_in_f32"
+
+
+@pytest.mark.parametrize("target", ["cpu:generic", "cpu:avx2", "cpu:avx512"])
+def test_products_are_one_instruction(target: str, tmp_path: Path) -> None:
+    """In machine code of every level; only the levels of this machine run."""
+    program = mercer.parse_text(Case(16, 32, 14, 14).text(0, "y"))
+    weights = {"w": codes(32, 16, 3, 3, seed=1).astype(np.float32)}
+    library = tmp_path / "lib.so"
+    library.write_bytes(mercer.compile(program, weights=weights, target=target).artifact.members["lib.so"])
+    code = subprocess.run(["objdump", "-d", str(library)], capture_output=True, text=True, check=True).stdout
+    assert "pmaddwd" in code and "pmulld" not in code
