@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.analysis import elements, flatten
+from mercer.backends.tvm.analysis import elements, flatten, free, is_computed, stride
 from mercer.backends.tvm.function import Work
 from mercer.backends.tvm.kernel import Kernel, Operand
 from mercer.backends.tvm.lower import Scope, Tensor, int64, loops
@@ -30,6 +31,12 @@ from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement, defined
 from mercer.ir.types import TensorType
+
+FORESEEN = 1024
+"""Bytes of one step below which they are not fetched ahead."""
+
+LINE = 16
+"""Elements of a line of the cache."""
 
 Rule = Callable[[Primitive, Mapping[str, TensorType]], Kernel]
 
@@ -45,6 +52,17 @@ class _Step:
 
     work: Work
     scratch: tuple[tuple[str, str], ...] = ()
+    ahead: tuple[_Ahead, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What a statement reads of `tensor` at a step: lines from `place` on, over `axes`, `length` elements each."""
+
+    tensor: str
+    axes: tuple[Axis, ...]
+    length: int
+    place: IntExpr
 
 
 class _Scan:
@@ -104,11 +122,31 @@ class _Scan:
                 schedule = generic.plan(problem, "inside of a scan")
             if schedule.family == "generic":
                 self.once.add(statement.target)
-            return _Step(schedule)
+            return _Step(schedule, ahead=() if self.target.is_cuda else self._ahead(problem.nest))
         work = self.rule(statement, types)
         scratch = [Operand(self._outer(operand.name), operand.type) for operand in work.scratch]
         self.scratch += scratch
         return _Step(work, tuple((a.name, b.name) for a, b in zip(work.scratch, scratch, strict=True)))
+
+    def _ahead(self, nest: Nest) -> tuple[_Ahead, ...]:
+        """What it reads of tensors that lie around the scan, in pieces that hardware does not foresee."""
+        found: list[_Ahead] = []
+        for read in dict.fromkeys(reads(nest.body)):
+            if read.tensor not in self.around or read.pad is not None or any(map(is_computed, read.indices)):
+                continue
+            type = self.types[read.tensor]
+            place = flatten(read.indices, type)
+            steps = {axis: stride(place, axis.name) for axis in nest.axes if axis.name in free(read)}
+            known = all(axis.extent.is_constant and step for axis, step in steps.items())
+            lane = next((axis for axis, step in steps.items() if step == 1), None)
+            if not known or lane is None or self.scan.step not in place.dims():
+                continue
+            lines = tuple(axis for axis in steps if axis != lane)
+            length, many = lane.extent.value, size(count(lines))
+            apart = min((abs(steps[axis] or 0) for axis in lines), default=0)
+            if many * length * type.dtype.numpy.itemsize >= FORESEEN and LINE <= length < apart:
+                found.append(_Ahead(read.tensor, lines, length, place - IntExpr.var(lane.name)))
+        return tuple(found)
 
     def _outer(self, name: str) -> str:
         return f"{self.prefix}.{name}"
@@ -183,7 +221,11 @@ class _Scan:
             tensors[name] = replace(tensors[source], type=self.local[name])
         dims = {**outside.dims, self.scan.step: step}
         inside = replace(outside, tensors=tensors, dims=dims, done={}, outer=None)
+        last = T.bind(scope.integer(self.scan.extent) - int64(1))
+        later = replace(inside, dims={**dims, self.scan.step: T.bind(T.min(step + int64(1), last))})
         for each in self.steps:
+            for ahead in each.ahead:
+                loops(later, ahead.axes, partial(_prefetch, ahead))
             with T.serial(int64(0), inside.integer(each.work.count)) as i:
                 each.work.emit(replace(inside, done={}), i)
         for old, new in zip(self.carried, self.following, strict=True):
@@ -286,6 +328,14 @@ def _separate(body: Nests, scan: Scan) -> list[IntExpr]:
 
 def _is_view(statement: Statement) -> bool:
     return isinstance(statement, Primitive) and statement.name == "reshape"
+
+
+def _prefetch(ahead: _Ahead, scope: Scope) -> None:
+    tensor = scope.tensors[ahead.tensor]
+    start = T.bind(scope.integer(ahead.place))
+    for k in range(0, ahead.length, LINE):
+        address = tirx.address_of(tensor.buffer[tensor.place(start + int64(k))])
+        T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *map(T.int32, (0, 3, 1))))
 
 
 def _copy(scope: Scope, source: Tensor, target: Tensor) -> None:
