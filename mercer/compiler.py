@@ -25,6 +25,7 @@ from mercer.ir.text import parse_program, print_graph, print_nests
 from mercer.ir.types import Array, DType, TensorType
 from mercer.ir.verify import verify
 from mercer.passes.chunk_scan import ChunkScan
+from mercer.passes.dumps import dump, made
 from mercer.passes.manager import Lower, Pass, PassContext, Program as IR, parse_pipeline, run_passes
 from mercer.passes.narrow import Narrow
 from mercer.passes.pipeline import INFERENCE, PASSES, quantized
@@ -32,6 +33,8 @@ from mercer.passes.quantize.quantize import Plan, Quantize
 from mercer.passes.quantize.ranges import PREFIX
 from mercer.passes.quantize.training import training, typical
 from mercer.runtime.artifact import Artifact, Signature, TensorSpec
+from mercer.runtime.cache import cached, key
+from mercer.runtime.collector import uncollected
 from mercer.runtime.errors import MercerError, nearest
 from mercer.runtime.session import Executable
 from mercer.runtime.weights import save, store, widened_bytes
@@ -235,12 +238,21 @@ def compile(
     )
     if weights is None and program.parameters:
         context.ledger.warn("bind", program.name, "no weights given: the initial values of seed 0 are compiled in")
-    folder = _dump_folder(dump_ir)
-    if folder is not None:
-        _dump(folder, 0, "elaborate", print_graph(program.graph))
-        context.dump = functools.partial(_dump, folder)
-    artifact = TARGETS[kind](program, target, context, _passes(pipeline, quantize), progress)
-    return Executable(artifact, start=False)
+    if dump_ir is not None:
+        context.dump = functools.partial(dump, made(dump_ir))
+        context.dump(0, "elaborate", print_graph(program.graph))
+    passes = _passes(pipeline, quantize)
+    make = functools.partial(TARGETS[kind], program, target, context, passes, progress)
+    kept = kind == "cpu" and dump_ir is None and not verify_each
+    with uncollected():
+        return Executable(cached(_key(program, target, context, passes), make) if kept else make(), start=False)
+
+
+def _key(program: Program, target: str, context: PassContext, passes: Sequence[Pass]) -> str:
+    """Of everything that decides what is compiled."""
+    arrays = sorted((context.weights or {}).items()) + sorted((context.data or {}).items())
+    facts = target, tuple(passes), context.ranges, context.ledger.to_json(), [name for name, _ in arrays]
+    return key((print_graph(program.graph), repr(facts), *(array for _, array in arrays)))
 
 
 def _batch(program: Program, data: Any) -> dict[str, Array] | None:
@@ -462,25 +474,6 @@ TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress
     "torch": _torch,
     "fpga": _fpga,
 }
-
-
-def _dump_folder(folder: str | os.PathLike[str] | None) -> Path | None:
-    if folder is None:
-        return None
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {path}: {error.strerror}") from error
-    return path
-
-
-def _dump(folder: Path, step: int, name: str, text: str) -> None:
-    number = len(list(folder.glob("[0-9][0-9]_*.mir"))) if step else 0
-    if not step:
-        for old in folder.glob("[0-9][0-9]_*.mir"):
-            old.unlink()
-    (folder / f"{number:02d}_{name}.mir").write_text(text, encoding="utf-8")
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:

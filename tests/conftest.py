@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ["MERCER_CACHE"] = "off"  # every test compiles
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -58,20 +58,18 @@ def masked(reader: Nest, nests: Nests) -> Masked | None:
 
 def _with_weights(reader: Nest, nests: Nests, makers: dict[str, Nest]) -> Expr:
     """The body with what makes its weights written into it; those nests are added to `makers`."""
-    counts: dict[str, int] = {}
-    for statement in nests.statements:
-        for name in read_names(statement):
-            counts[name] = counts.get(name, 0) + 1
     known = {s.target: s for s in nests.statements if isinstance(s, Nest) and s.target not in nests.outputs}
     own = {axis.name for axis in reader.axes}
     taken, bodies = {*own, *_bound(reader.body)}, dict[str, Expr]()
 
     def change(e: Expr) -> Expr:
-        if not isinstance(e, Read) or e.pad is not None or e.tensor not in known or counts[e.tensor] > 1:
+        if not isinstance(e, Read) or e.pad is not None or e.tensor not in known:
             return e
         maker, names = known[e.tensor], variables(e)
         masks = isinstance(maker.body, Call) and maker.body.function == "where"
         if not (masks or _bound(maker.body)) or names <= own or not names & own or maker.body.dtype is not e.dtype:
+            return e
+        if sum(e.tensor in read_names(statement) for statement in nests.statements) > 1:
             return e
         makers[e.tensor] = maker
         if e.tensor not in bodies:
