@@ -1,142 +1,22 @@
 """LUTs, flip-flops, multiplier blocks and block RAMs of a design on the ECP5, from its parameters alone.
 
-Flip-flops, multipliers and memories are counted as Yosys maps them: its memory_libmap takes what costs least, where a
-block RAM counts 128, 16 x 4 bits of LUT RAM 4, a bit of a read-only memory in logic 1/16. LUTs are sums of what the
-parts of a module take, with weights fitted to counts of Yosys; `benchmarks/fpga_estimates.py` compares.
+Flip-flops, multipliers and memories are counted as Yosys maps them. LUTs are sums of what the parts of a module take,
+with weights fitted to counts of Yosys; `benchmarks/fpga_estimates.py` compares.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from math import ceil
 
+from mercer.backends.fpga.estimate_windows import deform, window
 from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.lut_weights import WEIGHTS
 from mercer.backends.fpga.network import Network
 from mercer.backends.fpga.stages import Depthwise, MatrixVector, Stage
+from mercer.backends.fpga.tally import Sizes, Tally, clog2, power_of_two, product, read_only, written
 from mercer.backends.fpga.tools import Counts
-
-_BLOCKS = ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024))
-_BLOCK_COST = 128
-_LEAST_MEMORY = 18
-"""Bits of a memory that is written; fewer are flip-flops."""
-
-
-def clog2(number: int) -> int:
-    return (number - 1).bit_length()
-
-
-@dataclass(frozen=True)
-class Part:
-    """What some hardware takes; `saved` are flip-flops behind a memory that are not needed, `selected` the bits that
-    are chosen between parts of a memory in logic."""
-
-    lut: float = 0.0
-    ff: int = 0
-    dsp: int = 0
-    bram: int = 0
-    saved: int = 0
-    selected: int = 0
-
-
-def blocks(width: int, depth: int, ports: int = 1) -> int:
-    """Block RAMs of a memory with `ports` read ports; of one written and read, the second port writes."""
-    narrow = min(ceil(width / w) * ceil(depth / d) for w, d in _BLOCKS) * ceil(ports / 2)
-    return min(narrow, ceil(width / 36) * ceil(depth / 512) * ports)
-
-
-def read_only(width: int, depth: int, ports: int = 1, registered: bool = True) -> Part:
-    """A memory that is filled once; only one that is read into a register can be a block RAM."""
-    if depth <= 1:
-        return Part(saved=width * ports)
-    number = blocks(width, depth, ports)
-    if registered and width * depth / 16 > number * _BLOCK_COST:
-        return Part(bram=number, saved=width * ports)
-    # A short memory has few different columns; equal ones are one.
-    distinct = min(width * ports, (1 << min(depth, 20)) - 2)
-    pieces = ceil(depth / 16)
-    return Part(lut=distinct * pieces, saved=width * ports - distinct, selected=distinct * (pieces - 1))
-
-
-def written(width: int, depth: int, registered: bool = True) -> Part:
-    """A memory with a write port and a read port; one that is not read into a register has one for its address."""
-    if depth <= 1:
-        return Part(ff=width)
-    address = 0 if registered else clog2(depth)
-    if width * depth <= _LEAST_MEMORY:
-        return Part(ff=width * depth + address, lut=width)
-    cells = ceil(depth / 16) * ceil(width / 4)
-    columns = ceil(depth / 16) - 1
-    number = blocks(width, depth)
-    if registered and 4 * cells + 0.75 * columns * width > number * _BLOCK_COST:
-        return Part(bram=number, saved=width)
-    return Part(lut=4 * cells + 0.6 * columns * width + 2 * columns, ff=address)
-
-
-def product(a: int, b: int) -> Part:
-    """A multiplication of two's complement numbers: 18 x 18 bits per block, a part of one bit in LUTs."""
-    a, b = max(a, b), min(a, b)
-    if b < 2:
-        return Part()
-    wide, high = (1 if a <= 19 else ceil(a / 18)), (1 if b <= 19 else ceil(b / 18))
-    extra = 0.0 if a <= 18 else float(a + b - 17 + (b if a == 19 else 0)) * high
-    return Part(lut=extra, dsp=wide * high)
-
-
-@dataclass
-class Tally:
-    """What a module takes: flip-flops, blocks, and the sizes of the parts that LUTs are made of."""
-
-    ff: int = 0
-    dsp: int = 0
-    bram: int = 0
-    memory_lut: float = 0.0
-    sizes: dict[str, float] = field(default_factory=lambda: {"module": 1.0})
-
-    def size(self, **sizes: float) -> None:
-        self.sizes |= sizes
-
-    def memory(self, part: Part, register: int = 0, held: int = 0) -> None:
-        """A memory with a register of so many bits behind it, and `held` more of them behind that."""
-        kept = max(register - part.saved, 0)
-        self.ff += part.ff + kept + held * (register if part.bram else kept)
-        self.bram += part.bram
-        self.memory_lut += part.lut
-        self.size(selected=self.sizes.get("selected", 0.0) + part.selected)
-
-    def requantize(self, p: Sizes, lanes: int, bits: int) -> None:
-        """Numbers of `bits` bits times a multiplier, in parts where there are registers between them; their sum without
-        what is shifted out, rounded and held to a code."""
-        multiplier, shift = p["MULTIPLIER_BITS"], p["SHIFT"]
-        kept = max(bits + multiplier - shift + 1, 1)
-        factor = product(bits, multiplier)
-        if p["PIPELINE"]:
-            parts = [(a, b) for a in _parts(bits) for b in _parts(multiplier)]
-            shifted = shift - 1 if len(parts) == 1 else min(shift - 1, _PART)
-            self.ff += lanes * (sum(a + b for a, b in parts) - shifted)
-            self.size(joined=lanes * (bits + multiplier - _PART) * (len(parts) - 1))
-        self.ff += lanes * (kept + min(p["OUT_BITS"], kept + 1))
-        self.dsp += lanes * factor.dsp
-        self.size(wide=lanes * factor.lut, kept=lanes * kept, code=lanes * p["OUT_BITS"], requantizers=lanes)
-        self.size(held=lanes * max(kept - p["OUT_BITS"] - 1, 0))
-
-
-_PART = 17
-"""Bits of an operand of a hardware multiplier that are not its sign."""
-
-
-def _parts(bits: int) -> list[int]:
-    """Widths of the parts that mercer_product makes of an operand."""
-    return [bits] if bits <= _PART + 2 else [_PART + 1, bits - _PART]
-
-
-Sizes = Mapping[str, int]
-
-
-def _power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0
 
 
 def _vectors(t: Tally, rows: int, columns: int, pe: int, simd: int, p: Sizes, stored: int, delay: int) -> None:
@@ -300,9 +180,9 @@ def _add(t: Tally, p: Sizes) -> None:
     lanes, bits, pipeline = p["LANES"], p["SUM_BITS"], p["PIPELINE"]
     factors = [(abs(p[f"{name}_FACTOR"]), p[f"{name}_BITS"]) for name in "AB"]
     t.ff += lanes * bits + 1
-    t.dsp += lanes * sum(product(clog2(f) + 1, width).dsp for f, width in factors if not _power_of_two(f))
+    t.dsp += lanes * sum(product(clog2(f) + 1, width).dsp for f, width in factors if not power_of_two(f))
     if pipeline:
-        widths = [width + (1 if _power_of_two(f) else clog2(f) + 1) - 1 for f, width in factors]
+        widths = [width + (1 if power_of_two(f) else clog2(f) + 1) - 1 for f, width in factors]
         t.ff += lanes * (sum(width for _, width in factors) + sum(widths)) + 2
     # A third operand makes two additions of the one.
     t.size(module=0.0, sum=lanes * bits, biased=lanes * bits * (p["BIAS"] != 0))
@@ -320,71 +200,6 @@ def _edge_table(t: Tally, p: Sizes) -> None:
     if parts > 1:
         t.memory(written(p["IN_BITS"], inputs, registered=False))
     t.size(address=address, sum=p["PE"] * p["OUT_BITS"])
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """Widths that mercer_window and mercer_deform share."""
-
-    beats: int
-    beat: int
-    word: int
-    reach: tuple[int, int]
-    row: int
-    column: int
-    counters: int
-
-    @staticmethod
-    def of(p: Sizes) -> _Windows:
-        beats, bound = p["CHANNELS"] // p["LANES"], p.get("BOUND", 0)
-        high = p["DILATION_HEIGHT"] * (p["KERNEL_HEIGHT"] - 1) + 1
-        wide = p["DILATION_WIDTH"] * (p["KERNEL_WIDTH"] - 1) + 1
-        row = p["HEIGHT"] + p["PAD_TOP"] + p["ROWS"] + high + 3 * bound + p["STRIDE_HEIGHT"]
-        column = p["WIDTH"] + p["PAD_LEFT"] + wide + 3 * bound + p["STRIDE_WIDTH"]
-        loops = ("OUT_HEIGHT", "OUT_WIDTH", "KERNEL_HEIGHT", "KERNEL_WIDTH")
-        counters = sum(clog2(p[name]) for name in loops) + clog2(beats)
-        reach = (clog2(high), clog2(wide))
-        return _Windows(beats, clog2(beats), p["LANES"] * p["BITS"], reach, clog2(row) + 2, clog2(column) + 2, counters)
-
-
-def _window(t: Tally, p: Sizes) -> None:
-    w = _Windows.of(p)
-    depth = p["ROWS"] * p["WIDTH"] * w.beats
-    address, offset = clog2(depth), w.column + w.beat
-    t.memory(written(w.word, depth), w.word)
-    t.ff += w.counters + w.beat + 4 * w.row + clog2(p["WIDTH"]) + 2 * w.column + 3 * address + 2 * offset + 3 + w.word
-    t.size(address=address, offset=offset, word=w.word, counters=w.counters, row=w.row, column=w.column)
-
-
-def _deform(t: Tally, p: Sizes) -> None:
-    w = _Windows.of(p)
-    slot, moves = clog2(p["ROWS"]), 1 if p["SQUARE"] else 2
-    down, across = w.reach
-    t.ff += w.counters + 2 * w.beat + 3 * w.row + clog2(p["WIDTH"]) + w.column + slot + down + across
-    t.ff += 4 * clog2(max(p["HEIGHT"], p["STRIDE_HEIGHT"]) + 1) + 33 + moves * p["OFFSET_BITS"]
-    t.ff += w.row + w.column + slot + down + across + w.beat
-    t.ff += clog2((1 << down) + 2 * p["BOUND"]) + 1 + w.column + w.row + slot + w.beat
-    t.ff += 2 * slot + 2 * w.column + 4
-    if p["SQUARE"]:
-        t.ff += 2 * min(clog2(p["KERNEL_HEIGHT"]) + 1, 3)
-        t.dsp += 2
-    t.size(row=w.row, column=w.column, counters=w.counters, word=w.word, slot=slot)
-    t.size(move=2 * max(p["OFFSET_BITS"] + 5, clog2((p["BOUND"] << p["FRACTION"]) + 1) + 2))
-    if p["ROUNDED"]:
-        depth = p["ROWS"] * p["WIDTH"] * w.beats
-        t.memory(written(w.word, depth), w.word)
-        t.ff += 2 * clog2(depth) + 5 + w.word - w.column
-        t.dsp += not _power_of_two(p["WIDTH"] * w.beats)
-        t.size(address=clog2(depth))
-        return
-    pair = (p["WIDTH"] + 1) // 2 * w.beats
-    depth, fraction, near = p["ROWS"] // 2 * pair, p["FRACTION"], p["BITS"] + p["FRACTION"] + 1
-    for _ in range(4):
-        t.memory(written(w.word, depth), w.word)
-    t.ff += 4 * clog2(depth) + 21 + 11 * fraction + 4 * w.word + w.beat + slot
-    t.ff += p["LANES"] * (3 * near - 2 + fraction + p["BITS"])
-    t.dsp += 3 * p["LANES"] + (0 if _power_of_two(pair) else 3)
-    t.size(address=4 * clog2(depth), linear=p["LANES"] * near, corners=4 * w.word)
 
 
 def _last(t: Tally, p: Sizes) -> None:
@@ -422,7 +237,7 @@ def _normalize(t: Tally, p: Sizes) -> None:
     t.ff += (total + min(squares, mean) + min(2 * total - 1, mean)) if centered else 0
     t.memory(written(bits, size, registered=False))
     t.dsp += product(bits, bits).dsp + (product(total, total).dsp if centered else 0)
-    if centered and not _power_of_two(size):
+    if centered and not power_of_two(size):
         t.dsp += product(squares, share + 1).dsp + product(bits, share + 1).dsp
     sums = squares + power + (root + 3) + 2 * numerator + (root + 2) + p["OUT_BITS"]
     sums += (total + mean + deviation) if centered else 0
@@ -434,7 +249,7 @@ MODULES: Mapping[str, Callable[[Tally, Sizes], None]] = {
     "mercer_add": _add,
     "mercer_argmax": _argmax,
     "mercer_concat": _concat,
-    "mercer_deform": _deform,
+    "mercer_deform": deform,
     "mercer_distance": _distance,
     "mercer_edge_table": _edge_table,
     "mercer_fifo": _fifo,
@@ -449,7 +264,7 @@ MODULES: Mapping[str, Callable[[Tally, Sizes], None]] = {
     "mercer_table": _table,
     "mercer_vvu": _vvu,
     "mercer_width": _width,
-    "mercer_window": _window,
+    "mercer_window": window,
 }
 
 

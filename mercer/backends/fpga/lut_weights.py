@@ -8,7 +8,15 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
     "mercer_add": {"sum": 0.95, "biased": 1.99, "wide": 1.9},
     "mercer_argmax": {"compare": 2.39, "largest": 2.84, "module": 9.31, "places": 5.84, "position": 2.35},
     "mercer_concat": {"module": 3.12, "step": 1.62, "width": 1.09},
-    "mercer_deform": {"address": 0.53, "corners": 4.33, "linear": 1.02, "row": 48.41, "slot": 21.24},
+    "mercer_deform": {
+        "address": 9.07,
+        "corners": 1.31,
+        "linear": 5.36,
+        "move": 4.07,
+        "pixel": 0.13,
+        "slot": 50.77,
+        "taps": 4.93,
+    },
     "mercer_distance": {
         "absolute": 2.16,
         "adders": 0.95,
@@ -56,5 +64,5 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
         "sum": 0.95,
     },
     "mercer_width": {"long": 1.38, "module": 5.09, "rest": 0.68, "same": 2.0},
-    "mercer_window": {"column": 18.45, "counters": 19.09, "word": 0.76},
+    "mercer_window": {"offset": 1.4, "pixel": 10.74, "row": 18.23, "taps": 7.45, "word": 0.23},
 }

@@ -16,7 +16,7 @@ from mercer.backends.fpga.timing import Events, Timing, periodic
 
 Pair = tuple[int, int]
 
-_HELD = 4
+HELD = 6
 """Cycles from a firing of mercer_deform to its reads of the buffer."""
 
 
@@ -173,7 +173,7 @@ class Deform(_Windows):
         before = [pad + self.bound for pad in self.pad]
         reads = self.kernel[0] * self.kernel[1] * beats
         pairs = (span[0], span[1]), self.stride, (before[0], before[1])
-        return LineBuffer(self.size, beats, self.out, reads, *pairs, held=_HELD)
+        return LineBuffer(self.size, beats, self.out, reads, *pairs, held=HELD)
 
     @property
     def rows(self) -> int:
@@ -196,7 +196,7 @@ class Deform(_Windows):
         }
 
     def timing(self) -> Timing:
-        timing = self.line_buffer.timing(self.rows, 6 if self.rounded else 9)
+        timing = self.line_buffer.timing(self.rows, 8 if self.rounded else 15)
         beats = self.line_buffer.reads if self.square else self.input.channels // self.lanes // self.groups
         offsets = Events(1, np.arange(0, timing.firings[1], beats, dtype=np.int64))
         return replace(timing, takes=(*timing.takes, offsets))

@@ -9,16 +9,25 @@ import numpy as np
 import pytest
 
 from mercer.backends.fpga import tools
-from mercer.backends.fpga.estimate import MODULES, blocks, estimate, read_only, written
+from mercer.backends.fpga.estimate import MODULES, estimate
 from mercer.backends.fpga.fixed_point import Interval
 from mercer.backends.fpga.lut_weights import WEIGHTS
 from mercer.backends.fpga.stages import Stage, Stream
 from mercer.backends.fpga.stages_spatial import Deform, Pool, Window
 from mercer.backends.fpga.stages_streams import Add, Concat
+from mercer.backends.fpga.tally import blocks, read_only, written
 from tests.backends.fpga.bench import RTL
 
 CODES = Interval(-128, 127)
-PARTS = ("mercer_ram", "mercer_rows", "mercer_bilinear", "mercer_delay", "mercer_product", "mercer_requantize")
+PARTS = (
+    "mercer_ram",
+    "mercer_rows",
+    "mercer_walk",
+    "mercer_bilinear",
+    "mercer_delay",
+    "mercer_product",
+    "mercer_requantize",
+)
 STAGES: list[Stage] = [
     Window(name="w", sources=("x",), input=Stream(28 * 28, 4, CODES), size=(28, 28), kernel=(3, 3), out=(28, 28),
            pad=(1, 1), lanes=4),

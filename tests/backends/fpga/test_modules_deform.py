@@ -115,7 +115,7 @@ def cases(pixels: int = 0) -> list[Case]:
 
 
 CASES = cases()
-ONE_ROW_SHORT = {"mercer_rows": ("held < ROW_BITS'(ROWS)", "held <= ROW_BITS'(ROWS)")}
+ONE_ROW_SHORT = {"mercer_rows": ("ROW_BITS'(ROWS - 1)", "ROW_BITS'(ROWS)")}
 ROUNDING_FLIPPED = {"mercer_bilinear": ("<<< (2*FRACTION - 1)", "<<< (2*FRACTION - 2)")}
 FAULTY = [
     replace(deform((10, 6), 1, (3, 3), bound=1, fraction=4, pad=(1, 1), rounded=True, rows=5), fault=True),

@@ -127,7 +127,7 @@ def pools(pixels: int = 0) -> list[Case]:
 POOLS = pools()
 
 
-ONE_ROW_SHORT = {"mercer_rows": ("held < ROW_BITS'(ROWS)", "held <= ROW_BITS'(ROWS)")}
+ONE_ROW_SHORT = {"mercer_rows": ("ROW_BITS'(ROWS - 1)", "ROW_BITS'(ROWS)")}
 FAULTY = [replace(window((8, 8), 1, (3, 3), pad=(1, 1), rows=3), fault=True)]
 CASES = WINDOWS + POOLS + FAULTY
 

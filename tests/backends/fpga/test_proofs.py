@@ -186,7 +186,7 @@ ADDRESSED = (
           if (come_row == 8'(HEIGHT - 1)) come_sample <= !come_sample;
         end
       end
-      if (fire && last) read_sample <= !read_sample;
+      if (fire && last_column && last_window_row) read_sample <= !read_sample;
     end
   always_comb if (started && !rst) begin
     assert (32'(write_address) < DEPTH);
@@ -205,7 +205,7 @@ WINDOWS = [
      "STRIDE_HEIGHT": 3, "CHANNELS": 2},
 ]  # fmt: skip
 DEPTH = 12
-PARTS = ("mercer_rows", "mercer_ram")
+PARTS = ("mercer_rows", "mercer_walk", "mercer_ram")
 
 
 @pytest.mark.parametrize("parameters", WINDOWS)
@@ -215,6 +215,6 @@ def test_a_line_buffer_reads_what_was_written(tmp_path: Path, parameters: dict[s
 
 
 def test_a_line_buffer_that_gives_rows_up_too_early_is_refuted(tmp_path: Path) -> None:
-    wrong = ("fire && last_column ? next_needed", "fire && last_tap ? next_needed")
+    wrong = ("fire && last_column ? frees", "fire && last_tap ? frees")
     with pytest.raises(ToolError, match="Assert failed in mercer_window"):
         prove(tmp_path, "mercer_window", ADDRESSED, {"BITS": 1, **WINDOWS[0]}, PARTS, depth=DEPTH, wrong=wrong)

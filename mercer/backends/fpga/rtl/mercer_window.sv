@@ -42,8 +42,6 @@ module mercer_window #(
   localparam int ROW_BITS = $clog2(HEIGHT + PAD_TOP + ROWS + SPAN_HEIGHT + STRIDE_HEIGHT) + 2;
   localparam int COLUMN_BITS = $clog2(WIDTH + PAD_LEFT + SPAN_WIDTH + STRIDE_WIDTH) + 2;
   localparam int OFFSET_BITS = COLUMN_BITS + $clog2(BEATS);
-  localparam int OUT_ROW_BITS = OUT_HEIGHT > 1 ? $clog2(OUT_HEIGHT) : 1;
-  localparam int OUT_COLUMN_BITS = OUT_WIDTH > 1 ? $clog2(OUT_WIDTH) : 1;
   localparam int TAP_ROW_BITS = KERNEL_HEIGHT > 1 ? $clog2(KERNEL_HEIGHT) : 1;
   localparam int TAP_COLUMN_BITS = KERNEL_WIDTH > 1 ? $clog2(KERNEL_WIDTH) : 1;
   localparam int BEAT_BITS = BEATS > 1 ? $clog2(BEATS) : 1;
@@ -67,57 +65,48 @@ module mercer_window #(
     around = ADDRESS_BITS'(sum >= SIZE ? sum - SIZE : sum);
   endfunction
 
-  // The oldest row that a window with its top at `place` needs.
-  function automatic logic signed [ROW_BITS-1:0] needed(input logic signed [ROW_BITS-1:0] place);
-    needed = place < 0 ? '0 : place > ROW_BITS'(HEIGHT) ? ROW_BITS'(HEIGHT) : place;
-  endfunction
-
-  // The place in the loops over output rows, output columns, tap rows, tap columns and beats.
-  logic [OUT_ROW_BITS-1:0] out_row;
-  logic [OUT_COLUMN_BITS-1:0] out_column;
+  // The place in the loops over output rows, output columns, tap rows, tap columns and beats; the first two are walked by
+  // mercer_rows.
+  wire last_window_row, last_window_column;
   logic [TAP_ROW_BITS-1:0] tap_row;
   logic [TAP_COLUMN_BITS-1:0] tap_column;
   logic [BEAT_BITS-1:0] beat;
   wire last_beat = beat == BEAT_BITS'(BEATS - 1);
   wire last_tap_column = last_beat && tap_column == TAP_COLUMN_BITS'(KERNEL_WIDTH - 1);
   wire last_tap = last_tap_column && tap_row == TAP_ROW_BITS'(KERNEL_HEIGHT - 1);
-  wire last_column = last_tap && out_column == OUT_COLUMN_BITS'(OUT_WIDTH - 1);
-  wire last = last_column && out_row == OUT_ROW_BITS'(OUT_HEIGHT - 1);
+  wire last_column = last_tap && last_window_column;
 
   // The window's first row and column, the tap's, and the addresses of both.
-  logic signed [ROW_BITS-1:0] top, row;
-  logic signed [COLUMN_BITS-1:0] left, column;
+  wire signed [ROW_BITS-1:0] top, top_ahead;
+  wire signed [COLUMN_BITS-1:0] left, left_ahead;
+  logic signed [ROW_BITS-1:0] row;
+  logic signed [COLUMN_BITS-1:0] column;
   logic [ADDRESS_BITS-1:0] top_address, row_address;
   logic signed [OFFSET_BITS-1:0] left_offset, offset;
-  wire signed [ROW_BITS-1:0] next_top = last ? ROW_BITS'(-PAD_TOP) : top + ROW_BITS'(STRIDE_HEIGHT);
-  wire [ADDRESS_BITS-1:0] next_top_address = around(top_address, last ? NEXT_SAMPLE : NEXT_PIXEL);
+  wire [ADDRESS_BITS-1:0] next_top_address = around(top_address, last_window_row ? NEXT_SAMPLE : NEXT_PIXEL);
 
-  // What the window needs of the buffer, and what the buffer holds.
-  wire signed [ROW_BITS-1:0] lowest = top + ROW_BITS'(SPAN_HEIGHT - 1);
-  wire signed [COLUMN_BITS-1:0] rightmost = left + COLUMN_BITS'(SPAN_WIDTH - 1);
-  wire signed [ROW_BITS-1:0] bottom =
-    lowest >= ROW_BITS'(HEIGHT) ? ROW_BITS'(HEIGHT - 1) : PAD_TOP >= SPAN_HEIGHT && lowest < 0 ? '0 : lowest;
-  wire signed [COLUMN_BITS-1:0] right =
-    rightmost >= COLUMN_BITS'(WIDTH) ? COLUMN_BITS'(WIDTH - 1) : PAD_LEFT >= SPAN_WIDTH && rightmost < 0 ? '0 : rightmost;
-  wire signed [ROW_BITS-1:0] next_needed = last ? ROW_BITS'(HEIGHT) : needed(next_top);
-  wire signed [ROW_BITS-1:0] rows;
-  wire signed [COLUMN_BITS-1:0] columns;
-  wire available = rows > bottom || (rows == bottom && columns > right);
   wire covered = row >= 0 && row < ROW_BITS'(HEIGHT) && column >= 0 && column < COLUMN_BITS'(WIDTH);
 
   logic read_valid, read_covered;
+  wire available;
+  wire [ROW_BITS-1:0] frees;
   wire advance = !m_axis_tvalid || m_axis_tready;
   wire fire = available && advance;
   wire write = s_axis_tvalid && s_axis_tready;
   wire [LANES*BITS-1:0] read_data;
   logic [ADDRESS_BITS-1:0] write_address;
 
+  /* verilator lint_off PINCONNECTEMPTY */
   mercer_rows #(
-    .HEIGHT(HEIGHT), .WIDTH(WIDTH), .BEATS(BEATS), .ROWS(ROWS), .ROW_BITS(ROW_BITS), .COLUMN_BITS(COLUMN_BITS)
+    .HEIGHT(HEIGHT), .WIDTH(WIDTH), .BEATS(BEATS), .ROWS(ROWS), .OUT_HEIGHT(OUT_HEIGHT), .OUT_WIDTH(OUT_WIDTH),
+    .SPAN_HEIGHT(SPAN_HEIGHT), .SPAN_WIDTH(SPAN_WIDTH), .STRIDE_HEIGHT(STRIDE_HEIGHT), .STRIDE_WIDTH(STRIDE_WIDTH),
+    .TOP(PAD_TOP), .LEFT(PAD_LEFT), .ROW_BITS(ROW_BITS), .COLUMN_BITS(COLUMN_BITS)
   ) book (
-    .clk(clk), .rst(rst), .write(write), .room(s_axis_tready),
-    .freed(fire && last_column ? next_needed - needed(top) : '0), .done(fire && last), .rows(rows), .columns(columns)
+    .clk, .rst, .write, .room(s_axis_tready), .column(), .next(fire && last_tap),
+    .freed(fire && last_column ? frees : '0), .available, .frees, .top, .top_ahead, .left, .left_ahead,
+    .last_row(last_window_row), .last_column(last_window_column)
   );
+  /* verilator lint_on PINCONNECTEMPTY */
 
   mercer_ram #(.WIDTH(LANES*BITS), .DEPTH(DEPTH)) buffer (
     .clk(clk), .write(write), .write_address(write_address), .write_data(s_axis_tdata),
@@ -130,10 +119,8 @@ module mercer_window #(
 
   always_ff @(posedge clk)
     if (rst) begin
-      {out_row, out_column, tap_row, tap_column, beat} <= '0;
-      top <= ROW_BITS'(-PAD_TOP);
+      {tap_row, tap_column, beat} <= '0;
       row <= ROW_BITS'(-PAD_TOP);
-      left <= COLUMN_BITS'(-PAD_LEFT);
       column <= COLUMN_BITS'(-PAD_LEFT);
       top_address <= TOP;
       row_address <= TOP;
@@ -143,8 +130,6 @@ module mercer_window #(
       beat <= last_beat ? '0 : beat + 1'b1;
       if (last_beat) tap_column <= last_tap_column ? '0 : tap_column + 1'b1;
       if (last_tap_column) tap_row <= last_tap ? '0 : tap_row + 1'b1;
-      if (last_tap) out_column <= last_column ? '0 : out_column + 1'b1;
-      if (last_column) out_row <= last ? '0 : out_row + 1'b1;
 
       if (!last_beat) begin
         offset <= offset + 1'b1;
@@ -157,19 +142,16 @@ module mercer_window #(
         row <= row + ROW_BITS'(DILATION_HEIGHT);
         row_address <= around(row_address, NEXT_TAP);
       end else if (!last_column) begin
-        left <= left + COLUMN_BITS'(STRIDE_WIDTH);
-        column <= left + COLUMN_BITS'(STRIDE_WIDTH);
+        column <= left_ahead;
         left_offset <= left_offset + OFFSET_BITS'(STRIDE_WIDTH*BEATS);
         offset <= left_offset + OFFSET_BITS'(STRIDE_WIDTH*BEATS);
         row <= top;
         row_address <= top_address;
       end else begin
-        left <= COLUMN_BITS'(-PAD_LEFT);
-        column <= COLUMN_BITS'(-PAD_LEFT);
+        column <= left_ahead;
         left_offset <= OFFSET_BITS'(-PAD_LEFT*BEATS);
         offset <= OFFSET_BITS'(-PAD_LEFT*BEATS);
-        top <= next_top;
-        row <= next_top;
+        row <= top_ahead;
         top_address <= next_top_address;
         row_address <= next_top_address;
       end
