@@ -141,3 +141,23 @@ def test_products_are_one_instruction(target: str, tmp_path: Path) -> None:
     library.write_bytes(mercer.compile(program, weights=weights, target=target).artifact.members["lib.so"])
     code = subprocess.run(["objdump", "-d", str(library)], capture_output=True, text=True, check=True).stdout
     assert "pmaddwd" in code and "pmulld" not in code
+
+
+def test_long_rows_go_through_several_products_in_pairs() -> None:
+    """A tile of rows keeps each row in one piece."""
+    program = mercer.parse_text("""
+model M(x: i8[96, 512]) -> i32[96, 16] {
+  param v: f32[512, 512] = normal(0, 30)
+  param w: f32[16, 512] = normal(0, 30)
+  param m: f32[512] = constant(1073741824)
+  y = requantize(linear(widen(x), widen(quantize(v; 1.0))), i32(m); shift = 43)
+  return linear(widen(y), widen(quantize(w; 1.0)))
+}
+""")
+    weights = {"v": codes(512, 512, seed=1), "w": codes(16, 512, seed=2), "m": np.full(512, 2**30)}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    exe = mercer.compile(program, weights=weights)
+    x = codes(96, 512)
+    np.testing.assert_array_equal(exe(x), program.evaluate(x, weights=weights)[0])
+    details = " ".join(step["detail"] for step in exe.artifact.manifest.entry["steps"])
+    assert "rows in lanes" not in details

@@ -21,6 +21,7 @@ from mercer.backends.tvm.lower import Scope, Tensor, int64
 from mercer.backends.tvm.row_chunks import Chunks, chunks
 from mercer.backends.tvm.rows import Rows, row_bytes
 from mercer.backends.tvm.schedules.common import Choice, Options, Problem, Schedule, size, unravel
+from mercer.backends.tvm.schedules.pairs import has_pairs
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
@@ -89,9 +90,11 @@ def plan(
     choose: Choose,
     choice: Choice | None = None,
 ) -> RowTiles:
-    parts = chunks(group, target.lanes)
+    narrow = any(map(has_pairs, group.members))
+    parts = None if narrow else chunks(group, target.lanes)
     heights = _heights(group, parts)
-    layouts = (True,) if parts is not None else (False, True) if group.axes[-1].extent.is_constant else (False,)
+    lanes = group.axes[-1].extent.is_constant and not narrow
+    layouts = (True,) if parts is not None else (False, True) if lanes else (False,)
     choices = [_choice(height, across) for height in heights for across in layouts]
     wanted = choices.index(choice) if choice in choices else None
     height = heights[wanted // len(layouts)] if wanted is not None else heights[0]

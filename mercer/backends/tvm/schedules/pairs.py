@@ -12,9 +12,16 @@ from mercer.backends.tvm.schedules.common import Problem
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.words import packed
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, call, substitute, transform, walk
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, call, reads, substitute, transform, walk
 from mercer.ir.integers import IntExpr
+from mercer.ir.nests import Nest
 from mercer.ir.types import Data, DType, TensorType
+
+
+def has_pairs(nest: Nest) -> bool:
+    """Whether it sums products of i16, which want rows that lie in one piece."""
+    sums = (e for e in walk(nest.body) if isinstance(e, Reduce))
+    return any(read.dtype is DType.I16 for e in sums for read in reads(e.body))
 
 
 def paired(problem: Problem) -> Problem:
