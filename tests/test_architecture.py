@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "mercer.version": (),
     "mercer.runtime": (),
     "mercer.ir": ("mercer.runtime.errors",),
-    "mercer.frontend": ("mercer.ir", "mercer.runtime.errors"),
+    "mercer.frontend": ("mercer.ir", "mercer.runtime.errors", "mercer.runtime.cache"),
     "mercer.passes": ("mercer.ir", "mercer.runtime.errors"),
     "mercer.backends.torch": ("mercer.ir", "mercer.runtime"),
     "mercer.backends.tvm": ("mercer.ir", "mercer.runtime"),

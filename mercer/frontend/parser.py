@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -9,15 +10,18 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lark import Lark, Token
+from lark import Lark, Token, __version__ as lark_version
 from lark.exceptions import UnexpectedInput
+from lark.grammar import Rule
+from lark.lexer import TerminalDef
 from lark.utils import TextSlice
 
 from mercer.frontend import slips, syntax
 from mercer.frontend.builder import Builder
 from mercer.frontend.diagnostics import SOURCES, DiagnosticBag
+from mercer.runtime.cache import remembered
 
 DEEPEST = 128
 """Levels of brackets and operators within each other that are followed, so that recursion over the tree is safe."""
@@ -71,18 +75,38 @@ def _parser() -> _Parser:
     return _Parser()
 
 
+def _lark(postlex: _Layout, transformer: _Reductions) -> Lark:
+    """The parser, with tables from the cache where they were made before: to make them takes a third of a second."""
+    grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
+
+    def tables() -> str:
+        lark = Lark(grammar, parser="lalr", start=["file", "expression"], postlex=postlex)
+        data, memo = lark.memo_serialize([TerminalDef, Rule])
+        return json.dumps([data | {"options": data["options"] | {"postlex": None}}, memo])
+
+    found = _numbered(json.loads(remembered("grammar", (grammar, lark_version), tables)))
+    load = cast("Any", Lark)._load_from_dict  # noqa: SLF001  as parsers of `lark.tools.standalone` do
+    return load(*found, postlex=postlex, transformer=transformer)
+
+
+def _numbered(value: Any) -> Any:
+    """JSON with the numbers that were keys of objects as numbers again."""
+    match value:
+        case dict():
+            items = cast("dict[str, Any]", value).items()
+            return {int(key) if key.isdigit() else key: _numbered(item) for key, item in items}
+        case list():
+            return [_numbered(item) for item in cast("list[Any]", value)]
+        case _:
+            return value
+
+
 class _Parser:
     """Lark's tables and the builder of the tree: made once, used by one text at a time."""
 
     def __init__(self) -> None:
         self.builder = Builder(self.expression)
-        self.lark = Lark(
-            Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8"),
-            parser="lalr",
-            start=["file", "expression"],
-            postlex=_Layout(),
-            transformer=_Reductions(self.builder),  # pyright: ignore[reportArgumentType]
-        )
+        self.lark = _lark(_Layout(), _Reductions(self.builder))
 
     def file(
         self, text: str, file: str, bag: DiagnosticBag, span: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""Artifacts that were compiled before, by what they were compiled from: files in the user's cache folder.
+"""What was made before, by what it was made from: artifacts and other files in the user's cache folder.
 
 MERCER_CACHE names another folder, or is `off`.
 """
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.metadata
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,29 @@ def cached(name: str, make: Callable[[], Artifact]) -> Artifact:
         with contextlib.suppress(OSError):
             os.utime(path)
     return found
+
+
+def remembered(name: str, parts: Iterable[str], make: Callable[[], str]) -> str:
+    """The text that was made of the same parts before, made when it is not there or damaged."""
+    place = folder()
+    if place is None:
+        return make()
+    path = place / f"{name}-{hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()}.txt"
+    with contextlib.suppress(OSError, ValueError):
+        digest, _, text = path.read_text(encoding="utf-8").partition("\n")
+        if digest == _digest(text):
+            return text
+    text = make()
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{secrets.token_hex(8)}.partial")
+        partial.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
+        partial.replace(path)
+    return text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _prune(place: Path) -> None:

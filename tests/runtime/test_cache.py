@@ -86,3 +86,19 @@ def test_a_folder_that_cannot_be_used(compiled: list[str], monkeypatch: pytest.M
     for _ in range(2):
         mercer.compile(mercer.parse_text(TEXT))
     assert len(compiled) == 2
+
+
+def test_texts_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def remembered(part: str) -> str:
+        return cache.remembered("text", (part,), lambda: made.append(part) or f"of {part}\nß")
+
+    monkeypatch.setenv("MERCER_CACHE", str(tmp_path / "cache"))
+    assert [remembered(part) for part in "aab"] == ["of a\nß", "of a\nß", "of b\nß"]
+    assert made == ["a", "b"]
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert remembered("a") == "of a\nß" and made == ["a", "b", "a"]
+    monkeypatch.setenv("MERCER_CACHE", "off")
+    assert remembered("a") == "of a\nß" and len(made) == 4
