@@ -78,6 +78,9 @@ CASES = [
     Case(6, 2, 3, 3, residual=True),
     Case(2, 7, 40, 23, kernel=(1, 5), stride=3, pad=2),
     Case(9, 17, 16, 16, kernel=(1, 1), stride=2, pad=0),
+    Case(200, 40, 7, 7, kernel=(1, 1), pad=0),
+    Case(97, 70, 3, 3, kernel=(1, 1), pad=0, residual=True),
+    Case(96, 16, 9, 11, kernel=(1, 1), pad=0, residual=True),
 ]
 
 
@@ -96,6 +99,18 @@ def test_direct(case: Case, target: str) -> None:
         assert found.shape == expected.shape
         if expected.size:
             assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+def test_vectors_along_channels_where_pixels_are_few() -> None:
+    """Not where pixels fill vectors, nor where channels do not."""
+
+    def detail(case: Case) -> str:
+        return build(case.nests(), "cpu:avx2").compiled.steps[0].detail
+
+    point = Case(200, 40, 7, 7, kernel=(1, 1), pad=0)
+    assert detail(point).startswith("vectors along channels, 6 pixels x 16 channels, 67 terms")
+    for other in (replace(point, height=8, width=8), replace(point, outputs=12), replace(point, height=14, width=14)):
+        assert detail(other).startswith("direct")
 
 
 THREES = [

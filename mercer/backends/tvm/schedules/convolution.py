@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mercer.backends.tvm.schedules import direct, winograd
+from mercer.backends.tvm.schedules import direct, few_pixels, winograd
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.ir.convolution import recognize
@@ -31,4 +31,5 @@ def plan(problem: Problem) -> Schedule | Refusal:
         marked = winograd.plan(found, TILES[problem.nest.algorithm], epilogue, problem)
         if isinstance(marked, Schedule):
             return marked
-    return direct.plan(found, epilogue, problem)
+    few = few_pixels.plan(found, epilogue, problem)
+    return few if isinstance(few, Schedule) else direct.plan(found, epilogue, problem)
