@@ -132,15 +132,19 @@ def test_one_channel_stays_in_f32() -> None:
     assert rewrites(program, weights, codes(3, 1, 12, 12)) == "sum_in_f32"
 
 
-@pytest.mark.parametrize("target", ["cpu:generic", "cpu:avx2", "cpu:avx512"])
-def test_products_are_one_instruction(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [("cpu:generic", "pmaddwd"), ("cpu:avx2", "vpmaddwd"), ("cpu:avx512", "vpmaddwd"), ("cpu:vnni", "vpdpwssd")],
+)
+def test_products_are_one_instruction(target: str, instruction: str, tmp_path: Path) -> None:
     """In machine code of every level; only the levels of this machine run."""
     program = mercer.parse_text(Case(16, 32, 14, 14).text(0, "y"))
     weights = {"w": codes(32, 16, 3, 3, seed=1).astype(np.float32)}
     library = tmp_path / "lib.so"
     library.write_bytes(mercer.compile(program, weights=weights, target=target).artifact.members["lib.so"])
     code = subprocess.run(["objdump", "-d", str(library)], capture_output=True, text=True, check=True).stdout
-    assert "pmaddwd" in code and "pmulld" not in code
+    assert instruction in code and "pmulld" not in code
+    assert ("pmaddwd" in code) == ("pmaddwd" in instruction)
 
 
 def test_long_rows_go_through_several_products_in_pairs() -> None:

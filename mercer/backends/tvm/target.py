@@ -1,4 +1,4 @@
-"""What to compile for: `cpu`, `cpu:avx2`, `cpu:avx512`, `cpu:generic`, `cuda`, `cuda:sm_90`."""
+"""What to compile for: `cpu`, `cpu:avx2`, `cpu:avx512`, `cpu:vnni`, `cpu:generic`, `cuda`, `cuda:sm_90`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ _CPUS = {
     "generic": Target("cpu:generic", "cpu", lanes=4, registers=16),
     "avx2": Target("cpu:avx2", "cpu", lanes=8, registers=16, cpu="haswell", features=_AVX2),
     "avx512": Target("cpu:avx512", "cpu", lanes=16, registers=32, cpu="skylake-avx512", features=_AVX512),
+    "vnni": Target("cpu:vnni", "cpu", lanes=16, registers=32, cpu="cascadelake", features=(*_AVX512, "avx512_vnni")),
 }
 _DEFAULT_ARCH = "sm_90"
 
@@ -76,7 +77,7 @@ def parse(text: str) -> Target:
 def host_level() -> str:
     """The best CPU level that this machine has."""
     present = cpu_features() or frozenset[str]()
-    for level in ("avx512", "avx2"):
+    for level in ("vnni", "avx512", "avx2"):
         if present.issuperset(_CPUS[level].features):
             return level
     return "generic"
