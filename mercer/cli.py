@@ -11,13 +11,14 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from mercer.commands.options import (
     ArtifactFile,
     Attributes,
+    Database,
     Json,
     Model,
     Sizes,
@@ -41,10 +42,8 @@ from mercer.commands.show import (
     time_text,
     write_text,
 )
+from mercer.commands.tune import tune
 from mercer.version import VERSION
-
-if TYPE_CHECKING:
-    pass
 
 CHECK_FAILED, WRONG_INPUT, INTERNAL, INTERRUPTED = 1, 2, 70, 130
 
@@ -153,6 +152,7 @@ def compile_(
     weights: Weights = None,
     data: Annotated[Path | None, typer.Option(metavar="X.npz", help="a batch of inputs to quantize and fit on")] = None,
     quantize: Annotated[str | None, typer.Option(metavar="SCHEME", help="integers: w8a8, w4a8")] = None,
+    database: Database = None,
     route: Annotated[bool, typer.Option("--route", help="FPGA: synthesize, place and route; takes minutes")] = False,
     dump_ir: Annotated[Path | None, typer.Option(metavar="DIR", help="write the IR after every pass here")] = None,
     model: Model = None,
@@ -180,6 +180,7 @@ def compile_(
             data=None if data is None else read_batch(data, [value.name for value in program.graph.inputs]),
             quantize=quantize,
             dump_ir=dump_ir,
+            database=database,
             verify_each=verify_each,
             progress=report,
         )
@@ -290,6 +291,9 @@ def reduce_(
     note(f"{left} and {right}: {found.failure.kind}: {found.failure.detail}")
     text = print_ir(found.graph)
     print(text, end="") if out is None else write_text(out, text)
+
+
+app.command()(tune)
 
 
 # --- artifacts --------------------------------------------------------------------------------------------------------

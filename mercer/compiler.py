@@ -211,6 +211,7 @@ def compile(
     data: Any = None,
     quantize: str | Quantize | None = None,
     verify_each: bool = False,
+    database: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Executable:
     """Compile a program, or the file at a path, for `cpu`, `cpu:LEVEL`, `cuda`, `cuda:sm_NN`, `torch` or
@@ -220,8 +221,8 @@ def compile(
     the ledger says so. `dump_ir` names a folder for the IR after every pass. `pipeline` replaces the standard passes.
     `data` is a batch of inputs, one array or arrays by name: approximations are fitted and measured on it. `quantize`,
     such as `w8a8`, makes it a program in integers, whose ranges come from the data, or from the weights when those are
-    the state_dict of a module that was trained for it.
-    Raises MercerError: wrong text, target, weights, data or folder.
+    the state_dict of a module that was trained for it. `database` is a file of `mercer tune`.
+    Raises MercerError: wrong text, target, weights, data, folder or database.
     """
     if not isinstance(program, Program):
         program = parse(program)
@@ -241,18 +242,44 @@ def compile(
     if dump_ir is not None:
         context.dump = functools.partial(dump, made(dump_ir))
         context.dump(0, "elaborate", print_graph(program.graph))
-    passes = _passes(pipeline, quantize)
-    make = functools.partial(TARGETS[kind], program, target, context, passes, progress)
+    tuned = None if database is None else Path(database)
+    job = _Job(program, target, context, _passes(pipeline, quantize), progress, tuned)
+    make = functools.partial(TARGETS[kind], job)
     kept = kind == "cpu" and dump_ir is None and not verify_each
     with uncollected():
-        return Executable(cached(_key(program, target, context, passes), make) if kept else make(), start=False)
+        return Executable(cached(_key(job), make) if kept else make(), start=False)
 
 
-def _key(program: Program, target: str, context: PassContext, passes: Sequence[Pass]) -> str:
+@dataclass(frozen=True)
+class _Job:
+    """What a target is asked to compile."""
+
+    program: Program
+    target: str
+    context: PassContext
+    passes: Sequence[Pass]
+    progress: Progress | None
+    database: Path | None
+
+    def run(self, passes: Sequence[Pass]) -> tuple[Graph, Nests]:
+        """Run passes: the last graph before lowering, and the nests."""
+        graph, ir = self.program.graph, cast("IR", self.program.graph)
+        for number, each in enumerate(passes):
+            if self.progress is not None:
+                self.progress(number, len(passes) + 1, each.name)
+            ir = run_passes(ir, (each,), self.context)
+            graph = ir if isinstance(ir, Graph) else graph
+        return graph, lower(ir, self.program.library) if isinstance(ir, Graph) else ir
+
+
+def _key(job: _Job) -> str:
     """Of everything that decides what is compiled."""
+    context, program = job.context, job.program
     arrays = sorted((context.weights or {}).items()) + sorted((context.data or {}).items())
-    facts = target, tuple(passes), context.ranges, context.ledger.to_json(), [name for name, _ in arrays]
-    return key((print_graph(program.graph), repr(facts), *(array for _, array in arrays)))
+    files = [job.database.read_bytes()] if job.database is not None and job.database.is_file() else []
+    names = [name for name, _ in arrays]
+    facts = job.target, job.database, tuple(job.passes), context.ranges, context.ledger.to_json(), names
+    return key((print_graph(program.graph), repr(facts), *(array for _, array in arrays), *files))
 
 
 def _batch(program: Program, data: Any) -> dict[str, Array] | None:
@@ -321,22 +348,22 @@ def _trainable(program: Program, scheme: Quantize, values: dict[str, Array], dat
     return backend.trainable(plan.graph, program.library, {**weights, **first}, rounding, build)
 
 
-def _tvm(
-    program: Program, target: str, context: PassContext, passes: Sequence[Pass], progress: Progress | None
-) -> Artifact:
+def _tvm(job: _Job) -> Artifact:
     from mercer.backends.tvm.build import compile_nests
     from mercer.backends.tvm.target import parse as parse_target
+    from mercer.backends.tvm.tuning.database import Tuned
 
-    chosen = parse_target(target)
-    if chosen.is_cuda:  # a chunk is the work of one thread, where the plain form has one for every number of the state
+    chosen, passes = parse_target(job.target), job.passes
+    if chosen.is_cuda:  # a chunk is the work of one thread, not of one for every number of the state; pairs are of CPUs
         passes = [each for each in passes if not isinstance(each, ChunkScan | Narrow)]
-    graph, nests = _run(program, context, passes, progress)
-    if progress is not None:
-        progress(len(passes), len(passes) + 1, "machine code")
-    built = compile_nests(nests, chosen)
-    opened = built.arguments[len(program.graph.inputs) :]
-    weights = {name: (context.weights or {})[name] for name in opened} | dict(built.constants)
-    steps = [(step, str(step.origins[-1].span) if step.origins else "") for step in built.steps]
+    tuned = Tuned.of(chosen, job.database)
+    graph, nests = job.run(passes)
+    if job.progress is not None:
+        job.progress(len(passes), len(passes) + 1, "machine code")
+    built = compile_nests(nests, chosen, tuned)
+    opened = built.arguments[len(job.program.graph.inputs) :]
+    weights = {name: (job.context.weights or {})[name] for name in opened} | dict(built.constants)
+    steps = [step.to_json() for step in built.steps]
     content, narrow = store(weights)
     entry = {
         "function": built.entry,
@@ -344,12 +371,8 @@ def _tvm(
         "weights": [*opened, *(name for name, _ in built.constants)],
         "symbols": list(built.symbols),
         "memory": {**asdict(built.memory), "widened": widened_bytes(weights, narrow)},
-        "sources": {step.function: place for step, place in steps},
-        "steps": [
-            {"function": s.function, "tensor": s.target, "family": s.family, "detail": s.detail, "source": place}
-            | {"flops": str(s.demand.flops), "bytes": str(s.demand.bytes)}
-            for s, place in steps
-        ],
+        "sources": {step["function"]: step["source"] for step in steps},
+        "steps": steps,
     }
     members = {
         "lib.so": built.library,
@@ -361,37 +384,21 @@ def _tvm(
         members["kernels.cu"] = built.source.encode()
     return Artifact.create(
         target=chosen.name,
-        signature=signature_of(program.graph),
+        signature=signature_of(job.program.graph),
         members=members,
         version=VERSION,
         cpu_features=chosen.features,
         entry=entry,
-        ledger=context.ledger.to_json(),
+        ledger=job.context.ledger.to_json(),
     )
 
 
-def _run(
-    program: Program, context: PassContext, passes: Sequence[Pass], progress: Progress | None
-) -> tuple[Graph, Nests]:
-    """Run the passes: the last graph before lowering, and the nests."""
-    graph, ir = program.graph, cast("IR", program.graph)
-    for number, each in enumerate(passes):
-        if progress is not None:
-            progress(number, len(passes) + 1, each.name)
-        ir = run_passes(ir, (each,), context)
-        graph = ir if isinstance(ir, Graph) else graph
-    return graph, lower(ir, program.library) if isinstance(ir, Graph) else ir
-
-
-def _torch(
-    program: Program, target: str, context: PassContext, passes: Sequence[Pass], progress: Progress | None
-) -> Artifact:
+def _torch(job: _Job) -> Artifact:
     """The generated module with its weights: no pass runs, so what is kept is what was trained."""
     from mercer.backends import torch as backend
     from mercer.passes.bind import check_weights
 
-    del passes, progress
-    values = dict(context.weights or {})
+    program, values = job.program, dict(job.context.weights or {})
     check_weights(program.parameters, values)
     source = backend.source(program.graph, program.library)
     state = backend.module(program.graph, program.library, values).state_dict()
@@ -402,26 +409,24 @@ def _torch(
         "ir/nests.mir": print_nests(program.nests).encode(),
     }
     return Artifact.create(
-        target=target,
+        target=job.target,
         signature=program.signature,
         members=members,
         version=VERSION,
         entry={"class": backend.class_name(program.graph)},
-        ledger=context.ledger.to_json(),
+        ledger=job.context.ledger.to_json(),
     )
 
 
-def _fpga(
-    program: Program, target: str, context: PassContext, passes: Sequence[Pass], progress: Progress | None
-) -> Artifact:
+def _fpga(job: _Job) -> Artifact:
     """The design of a program in integers; passes after `lower` are for loop nests and do not run."""
     from mercer.backends.fpga.design import build
     from mercer.backends.fpga.folding import parse_target
 
-    parse_target(target)  # before the passes run
-    ends = [position for position, each in enumerate(passes) if isinstance(each, Lower)]
-    graph, nests = _run(program, context, passes[: ends[0]] if ends else passes, progress)
-    design = build(graph, program.library, target, context.weights)
+    parse_target(job.target)  # before the passes run
+    ends = [position for position, each in enumerate(job.passes) if isinstance(each, Lower)]
+    graph, nests = job.run(job.passes[: ends[0]] if ends else job.passes)
+    design = build(graph, job.program.library, job.target, job.context.weights)
     members = {
         **{f"fpga/{name}": content for name, content in design.files.items()},
         "weights.safetensors": save({}),
@@ -429,12 +434,12 @@ def _fpga(
         "ir/nests.mir": print_nests(nests).encode(),
     }
     return Artifact.create(
-        target=target,
-        signature=program.signature,
+        target=job.target,
+        signature=job.program.signature,
         members=members,
         version=VERSION,
         entry=design.entry(),
-        ledger=context.ledger.to_json(),
+        ledger=job.context.ledger.to_json(),
     )
 
 
@@ -468,7 +473,7 @@ def route(executable: Executable, progress: Progress | None = None) -> Executabl
     return Executable(whole, start=False)
 
 
-TARGETS: dict[str, Callable[[Program, str, PassContext, Sequence[Pass], Progress | None], Artifact]] = {
+TARGETS: dict[str, Callable[[_Job], Artifact]] = {
     "cpu": _tvm,
     "cuda": _tvm,
     "torch": _torch,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
 os.environ["MERCER_CACHE"] = "off"  # every test compiles
+os.environ["MERCER_DATABASE"] = str(Path(tempfile.gettempdir(), "mercer-tests-have-none.json"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

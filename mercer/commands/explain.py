@@ -116,9 +116,13 @@ def show_artifact(summary: Mapping[str, Any]) -> None:
     show_table(("member", ">size", "sha256"), rows, title="Members")
 
 
+def _chosen(step: Mapping[str, Any]) -> str:
+    return f"{step['detail']}; {step['tuned']}" if step.get("tuned") else step["detail"]
+
+
 def _show_steps(steps: Sequence[Mapping[str, Any]], times: Mapping[str, Any] | None) -> None:
     """What runs, with the time of each step where `step_times.measure` found it."""
-    chosen = [(s["family"], s["detail"], s["source"]) for s in steps]
+    chosen = [(s["family"], _chosen(s), s["source"]) for s in steps]
     measured: Sequence[Mapping[str, Any]] = times["steps"] if times is not None else ()
     if times is None or not measured:
         rows = [(s["function"], *rest) for s, rest in zip(steps, chosen, strict=True)]

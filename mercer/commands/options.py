@@ -24,6 +24,10 @@ VerifyEach = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Sizes = Annotated[list[str] | None, typer.Option("--set", metavar="DIM=SIZE", help="a symbolic dim")]
+Database = Annotated[
+    Path | None,
+    typer.Option("--database", metavar="FILE", help="what was tuned; a file in your cache folder unless given"),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all physical cores unless given")]
 
 

@@ -25,8 +25,10 @@ from mercer.backends.tvm.rows import Rows, grouped
 from mercer.backends.tvm.sampled import with_samples
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
-from mercer.backends.tvm.schedules.common import Problem
+from mercer.backends.tvm.schedules.common import Problem, Schedule
 from mercer.backends.tvm.target import Target, require_tools
+from mercer.backends.tvm.tuning.database import UNTUNED, Tuned
+from mercer.backends.tvm.tuning.kernel import kernel_of
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Expr, Read, reads, rebuild
 from mercer.ir.integers import Dim, IntExpr
@@ -38,7 +40,10 @@ ENTRY = "main"
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the binary, in order: the function, how it is scheduled, where it came from, what it must do."""
+    """One call of the binary, in order: the function, how it is scheduled, where it came from, what it must do.
+
+    `tuned` says which measurement chose the schedule, "" where the cost model did.
+    """
 
     function: str
     target: str
@@ -46,6 +51,20 @@ class Step:
     detail: str
     origins: tuple[Origin, ...]
     demand: Demand
+    tuned: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As artifacts keep it; `source` is the line of the text."""
+        return {
+            "function": self.function,
+            "tensor": self.target,
+            "family": self.family,
+            "detail": self.detail,
+            "tuned": self.tuned,
+            "source": str(self.origins[-1].span) if self.origins else "",
+            "flops": str(self.demand.flops),
+            "bytes": str(self.demand.bytes),
+        }
 
 
 @dataclass(frozen=True)
@@ -79,8 +98,8 @@ class _View:
 
 
 @dataclass(frozen=True)
-class _Call:
-    """`work` computes the first results from `operands`; the other results are its scratch.
+class Call:
+    """`work` computes the first results from `operands`, as `source` says; the other results are its scratch.
 
     Calls of equal `content` share one function.
     """
@@ -93,33 +112,36 @@ class _Call:
     origins: tuple[Origin, ...]
     content: Any
     parts: tuple[str, ...] = ()
+    source: Nest | Rows | None = None
+    tuned: str = ""
 
     @property
     def types(self) -> list[TensorType]:
         return [o.type for o in (*self.operands, *self.results)]
 
 
-def compile_nests(nests: Nests, target: Target) -> Compiled:
-    """Compile a program whose constants have data.
+def compile_nests(nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> Compiled:
+    """Compile a program whose constants have data, with schedules that were `tuned` where there are any.
 
     Raises UnsupportedError for what this backend does not know and TargetError when a compiler is missing.
     """
     require_tools(target)
-    return _planned(nests, target).build()
+    return planned(nests, target, tuned).build()
 
 
 def families(nests: Nests, target: Target) -> tuple[str, ...]:
     """How a program would be computed, in order: the families of its schedules and the names of its primitives."""
-    calls = [call for call in _planned(nests, target).calls if isinstance(call, _Call)]
+    calls = [call for call in planned(nests, target).calls if isinstance(call, Call)]
     return tuple(family for call in calls for family in call.parts or (call.family,))
 
 
-def _planned(nests: Nests, target: Target) -> _Plan:
+def planned(nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> Plan:
+    """The calls of a program, scheduled."""
     if target.is_cuda:
         nests = split(expanded(nests))
     else:
         nests = with_samples(with_tables(split(nests, target.lanes), target), target)
-    plan = _Plan(nests, target)
+    plan = Plan(nests, target, tuned)
     statements = plan.outputs_computed(nests)
     if target.is_cuda:
         for statement in statements:
@@ -134,15 +156,15 @@ def _planned(nests: Nests, target: Target) -> _Plan:
     return plan
 
 
-class _Plan:
+class Plan:
     """Scheduled statements, with what is known about every tensor so far."""
 
-    def __init__(self, nests: Nests, target: Target) -> None:
-        self.nests, self.target = nests, target
+    def __init__(self, nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> None:
+        self.nests, self.target, self.tuned = nests, target, tuned
         self.types = nests.types()
         self.constants = {c.name: c for c in nests.constants}
         self.demands: dict[str, Demand] = {}
-        self.calls: list[_View | _Call] = []
+        self.calls: list[_View | Call] = []
 
     def outputs_computed(self, nests: Nests) -> list[Statement]:
         """All statements; an output that shares memory with an argument or another output gets a copy of its own."""
@@ -170,7 +192,7 @@ class _Plan:
             self._add_primitive(statement)
             return
         problem = Problem(statement, self.types, self.constants, self.target)
-        schedule = cuda.plan(problem) if self.target.is_cuda else choose(problem)
+        schedule, tuned = self._schedule(problem)
         for constant in schedule.constants:
             self.constants[constant.name] = constant
             self.types[constant.name] = constant.type
@@ -184,11 +206,35 @@ class _Plan:
         name = schedule.nest.target
         content = schedule.family, schedule.detail, _content((schedule.nest,), operands, (name,)), statement.type
         detail = f"{schedule.detail}; by itself: {alone}" if alone else schedule.detail
-        self.calls.append(_Call(schedule, operands, (result,), schedule.family, detail, statement.origins, content))
+        self.calls.append(
+            Call(
+                schedule,
+                operands,
+                (result,),
+                schedule.family,
+                detail,
+                statement.origins,
+                content,
+                source=statement,
+                tuned=tuned,
+            )
+        )
+
+    def _schedule(self, problem: Problem) -> tuple[Schedule, str]:
+        """With what measurement chose it."""
+        if self.target.is_cuda:
+            return cuda.plan(problem), ""
+        return self.tuned.choose(
+            lambda: kernel_of((problem.nest,), self.types, self.constants),
+            lambda choice: choose(replace(problem, choice=choice)),
+        )
 
     def add_rows(self, group: Rows) -> None:
         """A tile of rows at a time through all nests of the group."""
-        work = row_tiles.plan(group, self.types, self.constants, self.target, choose)
+        work, tuned = self.tuned.choose(
+            lambda: kernel_of(group.members, self.types, self.constants),
+            lambda choice: row_tiles.plan(group, self.types, self.constants, self.target, choose, choice),
+        )
         self.constants |= {constant.name: constant for constant in work.constants}
         self.types |= {constant.name: constant.type for constant in work.constants}
         for nest in work.before:
@@ -203,7 +249,8 @@ class _Plan:
         self.demands[results[0].name] = demand(group.members, operands, results, self.types)
         origins = tuple(dict.fromkeys(origin for member in group.members for origin in member.origins))
         content = work.detail, _content(work.nests, operands, work.inside), tuple(result.type for result in results)
-        self.calls.append(_Call(work, operands, results, "rows", work.detail, origins, content, work.families))
+        call = Call(work, operands, results, "rows", work.detail, origins, content, work.families, group, tuned)
+        self.calls.append(call)
 
     def _add_primitive(self, statement: Primitive) -> None:
         if statement.name == "reshape":
@@ -216,7 +263,7 @@ class _Plan:
         self.demands[results[0].name] = demand([statement], operands, results, self.types)
         outputs = (*results, *kernel.scratch)
         content = statement if statement.scan is not None else _what(statement, self.types)
-        self.calls.append(_Call(kernel, operands, outputs, statement.name, kernel.detail, statement.origins, content))
+        self.calls.append(Call(kernel, operands, outputs, statement.name, kernel.detail, statement.origins, content))
 
     def _add_view(self, statement: Primitive) -> None:
         (operand,), (value,) = statement.operands, statement.targets
@@ -230,7 +277,7 @@ class _Plan:
     # --- to TVM -------------------------------------------------------------------------------------------------------
 
     def build(self) -> Compiled:
-        used = {o.name for c in self.calls if isinstance(c, _Call) for o in c.operands}
+        used = {o.name for c in self.calls if isinstance(c, Call) for o in c.operands}
         used |= {c.operand for c in self.calls if isinstance(c, _View)} | set(self.outputs)
         constants = [c for c in self.constants.values() if c.name in used]
         for constant in constants:
@@ -290,7 +337,8 @@ class _Plan:
                     for k, result in enumerate(call.results):
                         values[result.name] = builder.emit(relax.TupleGetItem(found, k)) if len(outs) > 1 else found
                     first = call.results[0].name
-                    steps.append(Step(name, first, call.family, call.detail, call.origins, self.demands[first]))
+                    must = self.demands[first]
+                    steps.append(Step(name, first, call.family, call.detail, call.origins, must, call.tuned))
                 results = [values[name] for name in self.outputs]
                 result = builder.emit_output(relax.Tuple(results) if len(results) > 1 else results[0])
             builder.emit_func_output(result)
@@ -303,7 +351,7 @@ class _Plan:
 
     def _workspace(self) -> int:
         """Most bytes that a thread needs for one step."""
-        return max((workspace(call.work.workspace) for call in self.calls if isinstance(call, _Call)), default=0)
+        return max((workspace(call.work.workspace) for call in self.calls if isinstance(call, Call)), default=0)
 
 
 class _Functions:
@@ -316,7 +364,7 @@ class _Functions:
         self.declared: dict[str, Any] = {}
         self.private: dict[Any, Any] = {}
 
-    def get(self, call: _Call) -> str:
+    def get(self, call: Call) -> str:
         """Name of the function that computes `call`."""
         if call.content not in self.by_content:
             name = self.by_content[call.content] = self._name(call.origins)

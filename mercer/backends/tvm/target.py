@@ -32,6 +32,11 @@ class Target:
     arch: str = ""
 
     @property
+    def level(self) -> str:
+        """What stands behind the colon: `avx2`."""
+        return self.name.partition(":")[2]
+
+    @property
     def is_cuda(self) -> bool:
         return self.kind == "cuda"
 
