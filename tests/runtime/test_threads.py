@@ -1,0 +1,67 @@
+"""Threads of a run: how many there are, and what they do after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mercer
+from mercer.runtime.executors import physical_cores
+
+IDLE = """
+import statistics, sys, time
+import numpy as np
+import mercer
+executable = mercer.load(sys.argv[1])
+assert executable.threads == int(sys.argv[2])
+x = np.ones((40_000, 4), np.float32)
+executable(x)
+spent = []
+for _ in range(15):
+    executable(x)
+    before = time.process_time()
+    time.sleep(0.03)
+    spent.append(time.process_time() - before)
+print(statistics.median(spent))
+"""
+
+
+def idle(path: Path, **environment: str) -> float:
+    """Seconds of processor time that two threads on one core take in the 30 ms after a call."""
+    command = [sys.executable, "-c", IDLE, str(path), "2"]
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("TVM_")}
+    core = max(os.sched_getaffinity(0))
+    ran = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=unset | {"TVM_NUM_THREADS": "2"} | environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
+    )
+    return float(ran.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="pins a process to a core")
+def test_threads_leave_the_cores_after_a_call(tmp_path: Path) -> None:
+    """With TVM's own default they go on for 30 ms and more: BLAS would have to share its cores with them."""
+    program = mercer.parse_text("model W(x: f32[N, 4]) -> f32[N, 4] { return x |> Linear(4) |> relu }")
+    mercer.compile(program).save(tmp_path / "w.mrc")
+    assert idle(tmp_path / "w.mrc") < 3e-3
+    assert idle(tmp_path / "w.mrc", TVM_THREAD_POOL_SPIN_COUNT="300000") > 6e-3  # the planted fault
+
+
+def test_all_physical_cores_by_default(tmp_path: Path) -> None:
+    program = mercer.parse_text("model W(x: f32[N, 4]) -> f32[N, 4] { return tanh(x) }")
+    mercer.compile(program).save(tmp_path / "w.mrc")
+    code = "import sys, mercer; print(mercer.load(sys.argv[1]).threads)"
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("TVM_")}
+    for environment, count in (({}, physical_cores()), ({"TVM_NUM_THREADS": "1"}, 1)):
+        command = [sys.executable, "-c", code, str(tmp_path / "w.mrc")]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True, env=unset | environment)
+        assert int(ran.stdout) == count
