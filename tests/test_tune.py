@@ -132,11 +132,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def service(folder: Path, module: str, *arguments: object) -> Generator[None]:
+def service(folder: Path, name: str, module: str, *arguments: object) -> Generator[None]:
     """A module of TVM as a process; what it starts ends with it."""
     command = [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (folder / f"{module}.log").open("a") as log:
+    with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
         yield
@@ -153,27 +153,32 @@ def test_two_machines_behind_a_tracker(net: Path, tmp_path: Path, capsys: pytest
     pytest.importorskip("tornado")
     port, database = free_port(), tmp_path / "tuned.json"
     tracker = f"127.0.0.1:{port}"
-    with service(tmp_path, "rpc_tracker", "--port", port, "--port-end", port + 1):
+    with service(tmp_path, "tracker", "rpc_tracker", "--port", port, "--port-end", port + 1):
         deadline = time.monotonic() + 240
         while not _answers(port):
-            assert time.monotonic() < deadline, (tmp_path / "rpc_tracker.log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "tracker.log").read_text()
             time.sleep(0.25)
         code, _, error = tune(capsys, net, "--tracker", tracker)
         assert code == 2 and "no machine waits" in error
         ports = [free_port() for _ in range(2)]
         starts = [("--port", p, "--port-end", p + 1, "--tracker", tracker, "--key", "mercer") for p in ports]
-        with service(tmp_path, "rpc_server", *starts[0]), service(tmp_path, "rpc_server", *starts[1]):
+        one, two = (service(tmp_path, name, "rpc_server", *start) for name, start in zip(SERVERS, starts, strict=True))
+        with one, two:
             deadline = time.monotonic() + 240
             while _waiting(tracker) < 2:
-                assert time.monotonic() < deadline, (tmp_path / "rpc_server.log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "first.log").read_text()
                 time.sleep(0.25)
             code, out, error = tune(
-                capsys, net, "--tracker", tracker, "--time", 5, "--threads", 1, "--database", database, "--json"
+                capsys, net, "--tracker", tracker, "--time", 40, "--threads", 1, "--database", database, "--json"
             )
     assert code == 0 and "warning" not in error
     kernels = json.loads(out)["kernels"]
     assert len(kernels) == 2 and all(kernel["measured"] for kernel in kernels)
     assert len(json.loads(database.read_text())["records"]) == 2
+    assert all("load_module" in (tmp_path / f"{name}.log").read_text() for name in SERVERS)
+
+
+SERVERS = ("first", "second")
 
 
 def _answers(port: int) -> bool:
