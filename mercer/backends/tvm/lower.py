@@ -111,7 +111,7 @@ class Scope:
                 case Call("word", (Read() as read,)):
                     found = T.bind(self.word(read))
                 case Call("cast", (Call("floordiv", (x, Const(d))),), DType.I32) if words.is_high(x.dtype, d):
-                    found = vm.kept(words.high(self.value(x), d))
+                    found = vm.kept(self.high(x, d))
                 case Call(name, arguments, dtype):
                     result = function(name, [self.value(a) for a in arguments], arguments, dtype)
                     found = vm.kept(result) if dtype.is_integer else vm.let(result)
@@ -202,6 +202,16 @@ class Scope:
         if self.width == 1:
             return tirx.if_then_else(condition, self.load(tensor, flatten(expr.indices, tensor.type)), pad)
         return vm.select(condition, self.load(tensor, flatten(clamped, tensor.type)), pad)
+
+    def high(self, x: Expr, divisor: int) -> TirExpr:
+        """floor(x / divisor) as i32."""
+        match x:
+            case Call("add", (Call("mul", (Call("cast", (a,)), Call("cast", (b,)))), Const(int() as rounding))):
+                if a.dtype is b.dtype is DType.I32 and self.width >= 4 and self.lane in free(x):
+                    return words.scaled(self.value(a), self.value(b), rounding, divisor)
+            case _:
+                pass
+        return words.high(self.value(x), divisor)
 
     def word(self, read: Read) -> TirExpr:
         """An i16 and the one after it in memory, both inside of the tensor."""

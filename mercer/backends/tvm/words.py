@@ -73,6 +73,28 @@ def high(x: TirExpr, divisor: int) -> TirExpr:
     return word >> vm.const(word, divisor.bit_length() - 33)
 
 
+def scaled(a: TirExpr, b: TirExpr, rounding: int, divisor: int) -> TirExpr:
+    """floor((a*b + rounding) / divisor) as i32, of i32 with products of 64 bits, on a vector of four or more lanes.
+
+    The even and the odd lanes are multiplied where they lie, as vector units do it.
+    """
+    width = max(vm.lanes(a), vm.lanes(b))
+    half = vm.const(tirx.const(0, "int64"), 32)
+
+    def parts(x: TirExpr) -> tuple[TirExpr, TirExpr]:
+        if vm.lanes(x) == 1:
+            both = vm.broadcast(vm.cast(x, "int64"), width // 2)
+            return both, both
+        pairs = vm.kept(tirx.reinterpret(f"int64x{width // 2}", x))
+        shift = vm.broadcast(half, width // 2)
+        return (pairs << shift) >> shift, pairs >> shift
+
+    products = (x * y + vm.const(x, rounding) for x, y in zip(parts(a), parts(b), strict=True))
+    even, odd = (vm.kept(tirx.reinterpret(f"int32x{width}", product)) for product in products)
+    word = tirx.Shuffle([even, odd], [k + width if k % 2 else k + 1 for k in range(width)])
+    return word >> vm.const(word, divisor.bit_length() - 33)
+
+
 def packed(array: Array) -> Array:
     """Neighbours along the last axis as words; an odd last one has 0 beside it."""
     narrow = np.ascontiguousarray(array, np.int16)
