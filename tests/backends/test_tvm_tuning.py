@@ -195,6 +195,8 @@ def test_a_near_shape_takes_the_choice_where_it_fits() -> None:
     foreign = replace(record(task), choice={"family": "contraction", "tile": [999, 1], "lane": 0, "width": 8})
     found = [compile_nests(each, TARGET, Tuned([known])).steps[-1].tuned for each in (near, far)]
     assert found == [NEAR, ""]
+    no_gain = Tuned([replace(known, untuned=known.nanoseconds)])
+    assert compile_nests(near, TARGET, no_gain).steps[-1].tuned == ""
     assert compile_nests(near, TARGET, Tuned([foreign])).steps[-1].tuned == ""
 
 

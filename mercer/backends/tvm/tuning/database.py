@@ -28,6 +28,9 @@ NEAREST = 2.0
 NEIGHBOURS = 3
 """Near shapes that are tried, from the nearest on."""
 
+CLEAR = 1.1
+"""What the choice for another shape must have gained there to be taken over."""
+
 TUNED, NEAR = "tuned", "tuned for a near shape"
 
 
@@ -66,6 +69,10 @@ class Record:
     @property
     def key(self) -> tuple[Machine, int, Kernel]:
         return self.machine, self.threads, self.kernel
+
+    @property
+    def gain(self) -> float:
+        return self.untuned / self.nanoseconds
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "choice": dict(self.choice)}
@@ -206,12 +213,13 @@ class Tuned:
         return make(None), ""
 
     def _records(self, kernel: Kernel) -> Iterator[tuple[Choice, str]]:
-        """Choices for the kernel itself, then for near ones."""
+        """Choices for the kernel itself, then those for near ones that were better than the cost model's."""
         alike = [source.get(kernel.structure, []) for source in self._sources]
         for records in alike:
             yield from ((record.choice, TUNED) for record in records if record.kernel == kernel)
         for records in alike:
-            near = [(kernel.distance(record.kernel), record) for record in records if record.kernel != kernel]
+            others = (record for record in records if record.kernel != kernel and record.gain >= CLEAR)
+            near = [(kernel.distance(record.kernel), record) for record in others]
             ordered = sorted((pair for pair in near if pair[0] <= NEAREST), key=lambda pair: pair[0])
             yield from ((record.choice, NEAR) for _, record in ordered[:NEIGHBOURS])
 
