@@ -32,7 +32,7 @@ def test_the_design_gives_the_words_of_the_reference(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_wrong_rounding_bit_fails(tmp_path: Path) -> None:
     _, design = made(PERCEPTRON)
-    wrong = changed(design, "rtl/mercer_requantize.sv", b"<<< (SHIFT - 1))", b"<<< (SHIFT - 2))")
+    wrong = changed(design, "rtl/mercer_product.sv", b"<<< (SHIFT - 1))", b"<<< (SHIFT - 2))")
     done = run(dict(wrong.files), tmp_path)
     assert done.returncode == 1
     assert "of m_axis is" in done.stdout and "PASS=0 FAIL=3" in done.stdout
