@@ -24,6 +24,9 @@ ALIGNMENT = 64
 WORTH = 1024
 """Elements from which on a tensor is looked at."""
 
+PAIRS = "int16x2"
+"""Words of 32 bits that hold two numbers of 16 bits."""
+
 _CODES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL", "complex64": "C64",
@@ -54,9 +57,16 @@ def is_copied(array: Array) -> bool:
 
 
 def store(arrays: Mapping[str, Array]) -> tuple[bytes, dict[str, str]]:
-    """Safetensors, and the NumPy type of each tensor that is stored in int8 without loss, such as quantized weights."""
-    small = {name: array.astype(np.int8) for name, array in arrays.items() if _is_small(array)}
-    return save({**arrays, **small}), {name: str(arrays[name].dtype) for name in sorted(small)}
+    """Safetensors, and the NumPy type or PAIRS of each tensor stored in int8 without loss, such as quantized weights."""
+    stored, narrow = dict(arrays), dict[str, str]()
+    for name, array in sorted(arrays.items()):
+        forms = {array.dtype.name: array}
+        if array.dtype == np.int32 and array.ndim:
+            forms[PAIRS] = np.ascontiguousarray(array).view(np.int16)
+        for type, form in forms.items():
+            if name not in narrow and _is_small(form):
+                stored[name], narrow[name] = form.astype(np.int8), type
+    return save(stored), narrow
 
 
 def restore(content: bytes | memoryview, narrow: Mapping[str, str]) -> dict[str, Array]:
@@ -70,7 +80,10 @@ def restore(content: bytes | memoryview, narrow: Mapping[str, str]) -> dict[str,
         dtype, shape = np.dtype(_NAMES[entry["dtype"]]), entry["shape"]
         start = first + entry["data_offsets"][0]
         array = np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
-        arrays[name] = array.astype(narrow.get(name, dtype), copy=False)
+        if narrow.get(name) == PAIRS:
+            arrays[name] = array.astype(np.int16).view(np.int32)
+        else:
+            arrays[name] = array.astype(narrow.get(name, dtype), copy=False)
     return arrays
 
 
@@ -80,8 +93,8 @@ def widened_bytes(arrays: Mapping[str, Array], narrow: Mapping[str, str]) -> int
 
 
 def _is_small(array: Array) -> bool:
-    """Whether an f32 or i32 array holds integers of eight bits alone; -0.0 is none."""
-    if str(array.dtype) not in ("float32", "int32") or array.size < WORTH:
+    """Whether an array of a wider type holds integers of eight bits alone; -0.0 is none."""
+    if array.dtype.name not in ("float32", "int32", "int16") or array.size < WORTH:
         return False
     with np.errstate(invalid="ignore"):
         codes = array.astype(np.int8)

@@ -16,6 +16,9 @@ def test_small_integers_take_a_byte() -> None:
     arrays = {
         "f32 codes": codes.astype(np.float32).reshape(32, 64),
         "i32 codes": codes.astype(np.int32),
+        "i16 codes": codes.astype(np.int16),
+        "pairs": codes.astype(np.int16).reshape(4, 512).view(np.int32),
+        "large pairs": (codes + 1).astype(np.int16).view(np.int32),
         "too large": (codes + 1).astype(np.float32),
         "fractions": codes.astype(np.float32) / 2,
         "negative zero": np.full(WORTH, -0.0, np.float32),
@@ -25,7 +28,7 @@ def test_small_integers_take_a_byte() -> None:
         "scalar": np.float32(3).reshape(()),
     }
     content, narrow = store(arrays)
-    assert narrow == {"f32 codes": "float32", "i32 codes": "int32"}
+    assert narrow == {"f32 codes": "float32", "i32 codes": "int32", "i16 codes": "int16", "pairs": "int16x2"}
     found = restore(content, narrow)
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype and found[name].shape == array.shape
