@@ -57,7 +57,7 @@ def is_copied(array: Array) -> bool:
 
 
 def store(arrays: Mapping[str, Array]) -> tuple[bytes, dict[str, str]]:
-    """Safetensors, and the NumPy type or PAIRS of each tensor stored in int8 without loss, such as quantized weights."""
+    """Safetensors, and the NumPy type, or PAIRS, of each tensor that int8 holds without loss, as quantized weights."""
     stored, narrow = dict(arrays), dict[str, str]()
     for name, array in sorted(arrays.items()):
         forms = {array.dtype.name: array}
