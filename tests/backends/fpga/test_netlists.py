@@ -34,7 +34,7 @@ CASES: list[Case] = [
 
 
 # Yosys takes this for a cast to -ROW_BITS bits.
-MISREAD = {"mercer_window": ("      top <= ROW_BITS'(-PAD_TOP);", "      top <= -ROW_BITS'(PAD_TOP);")}
+MISREAD = {"mercer_window": ("      row <= ROW_BITS'(-PAD_TOP);", "      row <= -ROW_BITS'(PAD_TOP);")}
 FAULTY = [replace(test_modules_spatial.WINDOWS[0], fault=True)]
 
 
