@@ -138,6 +138,7 @@ def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows[0].measured["ort"].kernels = []
     rows[1].measured["iree"] = Measured("iree", missing="no such operator")
     report.write_json(tmp_path / "a" / "cpu.json", rows, {1: ROOF})
+    assert report.read_json([tmp_path / "a" / "cpu.json"] * 2) == ([*rows, *rows], {1: ROOF})
     content = json.loads((tmp_path / "a" / "cpu.json").read_text())
     assert [item["ratio"] for item in content["rows"]] == [2.0, 0.5]
     assert content["rows"][1]["systems"]["iree"]["missing"] == "no such operator"

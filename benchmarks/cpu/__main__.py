@@ -1,5 +1,7 @@
 """python -m benchmarks.cpu [NAMES...] [--threads 1,2] [--peers torch,ort,...] [--family F] [--quick] [--list]
 
+    python -m benchmarks.cpu --show JSON... [--svg FILE]
+
 Names may hold `*`. Without names and without --quick, everything is measured.
 """
 
@@ -23,6 +25,9 @@ from mercer.runtime.profile import Roof
 
 def main() -> None:
     options = _parser().parse_args()
+    if options.show:
+        _finish(options, *report.read_json(options.show))
+        return
     workloads = _chosen(options)
     if options.list:
         for workload in workloads:
@@ -60,6 +65,10 @@ def main() -> None:
         report.console.print(f"[dim]    {number} of {len(workloads)}, {time.monotonic() - start:.0f} s[/]")
         if options.json:
             report.write_json(options.json, rows, roofs)
+    _finish(options, rows, roofs)
+
+
+def _finish(options: argparse.Namespace, rows: list[Row], roofs: dict[int, Roof]) -> None:
     report.print_tables(rows, roofs)
     if options.svg:
         plot.write_svg(options.svg, rows)
@@ -77,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=float, default=120.0, help="seconds that a system may take to compile")
     parser.add_argument("--minutes", type=float, default=60.0, help="start no workload after so many minutes")
     parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="JSON", help="only print what runs have written")
     parser.add_argument("--svg", type=Path, help="write a bar plot there")
     parser.add_argument("--compile-cores", help="cores for everything but timing; all by default")
     parser.add_argument("--lock", type=Path, help="a file to lock while timing")

@@ -23,7 +23,8 @@ from benchmarks.cpu.figures import (
     ratio,
     share,
 )
-from benchmarks.cpu.run import Row
+from benchmarks.cpu.run import Measured, Row
+from benchmarks.cpu.workloads import WORKLOADS
 from mercer.runtime.profile import Roof
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -130,6 +131,22 @@ def write_json(path: Path, rows: Sequence[Row], roofs: Roofs) -> None:
         "rows": [as_json(row, roofs[row.threads]) for row in rows],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(paths: Sequence[Path]) -> tuple[list[Row], dict[int, Roof]]:
+    """What runs have written, one after the other; the roofs are those of the last one."""
+    rows: list[Row] = []
+    roofs: dict[int, Roof] = {}
+    for path in paths:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for threads, roof in content["roofs"].items():
+            bandwidth = tuple((size, speed) for size, speed in roof["bandwidth"])
+            roofs[int(threads)] = Roof(roof["threads"], roof["flops"], bandwidth)
+        for row in content["rows"]:
+            measured = {name: Measured(**system) for name, system in row["systems"].items()}
+            workload = WORKLOADS[row["workload"]]
+            rows.append(Row(workload, row["threads"], row["flops"], row["bytes"], measured, row["missing"]))
+    return rows, roofs
 
 
 def as_json(row: Row, roof: Roof) -> dict[str, Any]:
