@@ -231,6 +231,18 @@ def walk(expr: Expr) -> Iterator[Expr]:
         stack.extend(reversed(children(top)))
 
 
+def parts(body: Expr) -> Iterator[Expr]:
+    """Every distinct expression below `body`, itself included; shared ones come once."""
+    seen: set[Expr] = set()
+    stack = [body]
+    while stack:
+        expr = stack.pop()
+        if expr not in seen:
+            seen.add(expr)
+            yield expr
+            stack.extend(children(expr))
+
+
 def reads(expr: Expr) -> Iterator[Read]:
     for e in walk(expr):
         if isinstance(e, Read):

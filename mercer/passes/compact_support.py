@@ -17,6 +17,7 @@ from mercer.ir.index import (
     Reduce,
     Reducer,
     call,
+    parts,
     rebuild,
     substitute,
     transform,
@@ -25,7 +26,7 @@ from mercer.ir.index import (
 from mercer.ir.integers import Computed, IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType
-from mercer.passes.cost import parts, statement_cost
+from mercer.passes.cost import statement_cost
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 from mercer.passes.rewrite import Refusal

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from mercer.ir import analysis
 from mercer.ir.graph import Node
-from mercer.ir.index import Expr, children
 from mercer.ir.integers import IntExpr
 from mercer.ir.library import Library
 from mercer.ir.nests import Statement, defined
@@ -27,18 +26,6 @@ def elements(shape: Iterable[IntExpr]) -> int:
 def size(kind: TensorType) -> int:
     """Bytes of a tensor."""
     return elements(kind.shape) * kind.dtype.numpy.itemsize
-
-
-def parts(body: Expr) -> Iterator[Expr]:
-    """Every distinct expression below `body`, itself included; shared ones come once."""
-    seen: set[Expr] = set()
-    stack = [body]
-    while stack:
-        expr = stack.pop()
-        if expr not in seen:
-            seen.add(expr)
-            yield expr
-            stack.extend(children(expr))
 
 
 def statement_cost(statement: Statement, types: Mapping[str, TensorType]) -> Cost:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mercer.ir.graph import Constant, Graph, Node, format_attribute
-from mercer.ir.index import Axis, Const, Expr, Reduce, substitute, transform
+from mercer.ir.index import Axis, Const, Expr, Reduce, parts, substitute, transform
 from mercer.ir.integers import IntExpr
 from mercer.ir.lower import rename
 from mercer.ir.nests import Nest, Nests, Statement, defined
 from mercer.ir.spans import NOWHERE, Span
-from mercer.passes.cost import parts
 from mercer.passes.ledger import Exactness, LedgerEntry
 from mercer.passes.manager import Level, Pass, PassContext
 

@@ -20,11 +20,10 @@ import numpy.typing as npt
 from mercer.ir.evaluate import evaluate
 from mercer.ir.functions import apply
 from mercer.ir.graph import Value
-from mercer.ir.index import Const
+from mercer.ir.index import Const, parts
 from mercer.ir.integers import Dim, IntExpr
 from mercer.ir.nests import Nest, Nests
 from mercer.ir.types import Array, DType, TensorType
-from mercer.passes.cost import parts
 from mercer.passes.ledger import Exactness
 from mercer.runtime.errors import MercerError
 

@@ -19,6 +19,7 @@ from mercer.ir.index import (
     Reducer,
     call,
     children,
+    parts,
     substitute,
     transform,
 )
@@ -26,7 +27,7 @@ from mercer.ir.integers import ONE, Extremum, IntExpr, Quotient, Remainder, Var
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Statement, defined
 from mercer.ir.types import TensorType
-from mercer.passes.cost import parts, statement_cost
+from mercer.passes.cost import statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 from mercer.passes.rewrite import Refusal, RewriteStatistics

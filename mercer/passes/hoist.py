@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, children, transform, variables
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, children, parts, transform, variables
 from mercer.ir.integers import IntExpr
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import TensorType
-from mercer.passes.cost import elements, extent, parts, statement_cost
+from mercer.passes.cost import elements, extent, statement_cost
 from mercer.passes.fuse import CHEAP, has_reduction
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import Level, Pass, PassContext

@@ -16,6 +16,7 @@ from mercer.ir.index import (
     Reduce,
     Reducer,
     call,
+    parts,
     substitute,
     transform,
     variables,
@@ -24,7 +25,6 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests
 from mercer.ir.types import DType, TensorType
-from mercer.passes.cost import parts
 from mercer.passes.running_sums import STATE, Recurrence, State, factors_of, product_of
 
 

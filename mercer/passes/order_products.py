@@ -22,6 +22,7 @@ from mercer.ir.index import (
     Reducer,
     call,
     dims,
+    parts,
     reads,
     transform,
     variables,
@@ -29,7 +30,7 @@ from mercer.ir.index import (
 from mercer.ir.integers import Computed, IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType, TensorType
-from mercer.passes.cost import elements, parts, statement_cost
+from mercer.passes.cost import elements, statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 from mercer.passes.running_sums import factors_of, product_of

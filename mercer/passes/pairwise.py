@@ -6,11 +6,23 @@ import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, call, children, transform, variables
+from mercer.ir.index import (
+    Call,
+    Const,
+    Expr,
+    Read,
+    Reduce,
+    Reducer,
+    call,
+    children,
+    parts,
+    transform,
+    variables,
+)
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType, TensorType
-from mercer.passes.cost import elements, parts, statement_cost
+from mercer.passes.cost import elements, statement_cost
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 

@@ -17,6 +17,7 @@ from mercer.ir.index import (
     Reducer,
     call,
     children,
+    parts,
     substitute,
     transform,
     variables,
@@ -25,7 +26,6 @@ from mercer.ir.integers import IntExpr, Var
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Scan
 from mercer.ir.types import DType, TensorType
-from mercer.passes.cost import parts
 from mercer.passes.rewrite import Refusal
 
 STATE = "chunk_scan.state"

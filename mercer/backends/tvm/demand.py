@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mercer.backends.tvm.analysis import elements, free, never_negative
 from mercer.backends.tvm.kernel import Operand
 from mercer.ir.analysis import TRANSCENDENTAL
-from mercer.ir.index import Axis, Call, Expr, Reduce, children, reads
+from mercer.ir.index import Axis, Call, Expr, Reduce, parts, reads
 from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.nests import Nest, Primitive, Statement
 from mercer.ir.primitives import OF_KNOWN_LENGTH
@@ -90,13 +90,8 @@ def _of_transform(statement: Primitive, types: Mapping[str, TensorType]) -> IntE
 
 def _of_formula(axes: Sequence[Axis], body: Expr) -> IntExpr:
     extents = _extents(axes, body)
-    total, seen, stack = ZERO, set[Expr](), [body]
-    while stack:
-        expr = stack.pop()
-        if expr in seen:
-            continue
-        seen.add(expr)
-        stack += children(expr)
+    total = ZERO
+    for expr in parts(body):
         match expr:
             case Call(function) if function != "cast":
                 total += _count(expr, extents) * (TRANSCENDENTAL_FLOPS if function in TRANSCENDENTAL else 1)
@@ -110,13 +105,7 @@ def _of_formula(axes: Sequence[Axis], body: Expr) -> IntExpr:
 def _extents(axes: Sequence[Axis], body: Expr) -> dict[str, IntExpr]:
     """Of every index of a nest; of one that several sums use, the largest that is known."""
     found = {axis.name: axis.extent for axis in axes}
-    stack, seen = [body], set[Expr]()
-    while stack:
-        expr = stack.pop()
-        if expr in seen:
-            continue
-        seen.add(expr)
-        stack += children(expr)
+    for expr in parts(body):
         for axis in expr.axes if isinstance(expr, Reduce) else ():
             found[axis.name] = found.get(axis.name, ZERO).maximum(axis.extent)
     return found
