@@ -64,8 +64,8 @@ def store(arrays: Mapping[str, Array]) -> tuple[bytes, dict[str, str]]:
         if array.dtype == np.int32 and array.ndim:
             forms[PAIRS] = np.ascontiguousarray(array).view(np.int16)
         for type, form in forms.items():
-            if name not in narrow and _is_small(form):
-                stored[name], narrow[name] = form.astype(np.int8), type
+            if name not in narrow and (codes := _codes(form)) is not None:
+                stored[name], narrow[name] = codes, type
     return save(stored), narrow
 
 
@@ -92,10 +92,10 @@ def widened_bytes(arrays: Mapping[str, Array], narrow: Mapping[str, str]) -> int
     return sum(array.nbytes for name, array in arrays.items() if name in narrow or is_copied(array))
 
 
-def _is_small(array: Array) -> bool:
-    """Whether an array of a wider type holds integers of eight bits alone; -0.0 is none."""
+def _codes(array: Array) -> Array | None:
+    """An array of a wider type in int8, None where it holds anything else than integers of eight bits; -0.0 is none."""
     if array.dtype.name not in ("float32", "int32", "int16") or array.size < WORTH:
-        return False
+        return None
     with np.errstate(invalid="ignore"):
         codes = array.astype(np.int8)
-    return codes.astype(array.dtype).tobytes() == np.ascontiguousarray(array).tobytes()
+    return codes if codes.astype(array.dtype).tobytes() == np.ascontiguousarray(array).tobytes() else None
