@@ -175,6 +175,15 @@ def test_pooling_reads_pad() -> None:
     check(nests, {"x": (-1, 4, 16, 16)})
 
 
+@pytest.mark.parametrize("shape", [("N", 21, 1), (21, "N", 1, 1), ("N", 1)])
+def test_vectors_lie_along_the_last_axis_that_has_elements(shape: tuple[int | str, ...]) -> None:
+    names = [f"a{k}" for k in range(len(shape))]
+    loops = axes(**dict(zip(names, shape, strict=True)))
+    nests = program({"x": tensor(*shape)}, {}, [nest("y", loops, call("exp", read("x", *names)))], "y")
+    sizes = tuple(-1 if size == "N" else int(size) for size in shape)
+    assert check(nests, {"x": sizes}).families == ["pointwise"]
+
+
 def bilinear_corner(down: int, right: int) -> Expr:
     u = call("add", as_real(index("p")), read("o", "n", 0, "p", "q"))
     v = call("add", as_real(index("q")), read("o", "n", 1, "p", "q"))

@@ -1,4 +1,4 @@
-"""Elementwise nests: vectors along the last axis, borders of padded reads element by element.
+"""Elementwise nests: vectors along the last axis of two elements or more, borders of padded reads one by one.
 
 Where positions are computed from data (gathers), axes on which those positions do not depend become the innermost
 loops, so that positions and weights are computed once.
@@ -23,11 +23,13 @@ from mercer.ir.types import DType
 
 def plan(problem: Problem) -> Schedule | Refusal:
     nest, target = problem.nest, problem.target
-    if refusal := _refuse(problem):
+    lane = next((axis for axis in reversed(nest.axes) if axis.extent != IntExpr.constant(1)), None)
+    if lane is None:
+        return Refusal("pointwise", "a single number")
+    if refusal := _refuse(nest, lane):
         return refusal
-    lane = nest.axes[-1]
-    free_axes = _independent_of_positions(nest)
-    looped = [axis for axis in nest.axes[:-1] if axis not in free_axes]
+    free_axes = _independent_of_positions(nest, lane)
+    looped = [axis for axis in nest.axes if axis not in (lane, *free_axes)]
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
     low, high = interior(nest, problem, lane)
     body_cost = operations(nest.body) / target.lanes * 0.5
@@ -101,17 +103,11 @@ def _each(scope: Scope, axis: Axis, first: int, end: int, body: Callable[[Scope]
         body(scope.inside([axis], [i]))
 
 
-def _refuse(problem: Problem) -> Refusal | None:
-    nest = problem.nest
-    if not nest.axes:
-        return Refusal("pointwise", "a single number")
-    if nest.axes[-1].extent.is_constant and nest.axes[-1].extent.value < 2:
-        return Refusal("pointwise", "the last axis has one element")
+def _refuse(nest: Nest, lane: Axis) -> Refusal | None:
     if nest.type.dtype is DType.BOOL:
         return Refusal("pointwise", "bool elements are stored one by one")
-    lane = nest.axes[-1].name
     for e in walk(nest.body):
-        if isinstance(e, Read) and e.dtype is DType.BOOL and lane in free(e):
+        if isinstance(e, Read) and e.dtype is DType.BOOL and lane.name in free(e):
             return Refusal("pointwise", "bool elements are read one by one")
         if isinstance(e, Reduce):
             if e.reducer in (Reducer.ANY, Reducer.ALL) or e.dtype is DType.BOOL or e.body.dtype is DType.BOOL:
@@ -119,14 +115,14 @@ def _refuse(problem: Problem) -> Refusal | None:
     return None
 
 
-def _independent_of_positions(nest: Nest) -> list[Axis]:
-    """Axes, the last one excepted, that no data-dependent position uses; none when there are no such positions."""
+def _independent_of_positions(nest: Nest, lane: Axis) -> list[Axis]:
+    """Axes beside that of the vectors which no data-dependent position uses; none when there are no such positions."""
     used: set[str] = set()
     for e in walk(nest.body):
         if isinstance(e, Read):
             for index in e.indices:
                 used = used.union(*(free(inner) for inner in computed(index)), {""} if is_computed(index) else ())
-    return [axis for axis in nest.axes[:-1] if axis.name not in used] if used else []
+    return [axis for axis in nest.axes if axis != lane and axis.name not in used] if used else []
 
 
 def interior(nest: Nest, problem: Problem, lane: Axis) -> tuple[int, int | None]:
