@@ -34,13 +34,15 @@ class Winograd(Pass):
     place of 144, F(2x2, 3x3) 16 in place of 36, and both add transforms and have more weights to read. The cheaper one
     is taken if it saves at least the part `saving`. Last of all, since what changes a nest may change whether it pays.
     Class: real. In f32 the error of F(4x4, 3x3) is about 1e-5 of the largest output, that of F(2x2, 3x3) and of the
-    plain sum about 1e-6; `largest=2` leaves F(4x4, 3x3) out. Of products of i16 the class is bit: a multiple of each
-    sum is computed modulo 2**32, where the transformed numbers and that multiple are known to be small enough.
+    plain sum about 1e-6; `largest=2` leaves F(4x4, 3x3) out, `smallest=4` F(2x2, 3x3). Of products of i16 the class is
+    bit: a multiple of each sum is computed modulo 2**32, where the transformed numbers and that multiple are known to
+    be small enough.
     """
 
     name: ClassVar[str] = "winograd"
     level: ClassVar[Level] = Level.NESTS
     source: ClassVar[str] = "Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016"
+    smallest: int = 2
     largest: int = 4
     saving: float = 0.2
 
@@ -71,7 +73,8 @@ class Winograd(Pass):
             return nest
         reason, best = _obstacle(found), 0
         if not reason:
-            sizes = [m for m in (2, 4) if m <= self.largest and (not found.is_integer or _is_exact(found, m, known))]
+            allowed = [m for m in (2, 4) if self.smallest <= m <= self.largest]
+            sizes = [m for m in allowed if not found.is_integer or _is_exact(found, m, known)]
             best = min(sizes, key=lambda m: _time(found, m), default=0)
             reason = None if sizes else "its integers are too large"
             saved = 1 - _time(found, best) / _time(found, 0) if best else 0.0
