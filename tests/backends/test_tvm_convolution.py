@@ -81,6 +81,9 @@ CASES = [
     Case(200, 40, 7, 7, kernel=(1, 1), pad=0),
     Case(97, 70, 3, 3, kernel=(1, 1), pad=0, residual=True),
     Case(96, 16, 9, 11, kernel=(1, 1), pad=0, residual=True),
+    Case(600, 13, 12, 11, kernel=(1, 1), pad=0, residual=True),
+    Case(301, 25, 4, 40, kernel=(1, 1), pad=0),
+    Case(33, 5, 13, 11, kernel=(1, 1), pad=0, residual=True),
 ]
 
 
@@ -110,7 +113,18 @@ def test_vectors_along_channels_where_pixels_are_few() -> None:
     point = Case(200, 40, 7, 7, kernel=(1, 1), pad=0)
     assert detail(point).startswith("vectors along channels, 6 pixels x 16 channels, 67 terms")
     for other in (replace(point, height=8, width=8), replace(point, outputs=12), replace(point, height=14, width=14)):
+        assert detail(other).startswith("columns, 6 channels x 16 pixels, 200 terms")
+
+
+def test_columns_where_their_weights_stay_in_cache_and_outputs_are_not_many() -> None:
+    def detail(case: Case) -> str:
+        return build(case.nests(), "cpu:avx2").compiled.steps[0].detail
+
+    point = Case(600, 24, 14, 14, kernel=(1, 1), pad=0)
+    assert detail(point).startswith("columns, 6 channels x 16 pixels, 200 terms")
+    for other in (replace(point, outputs=200), replace(point, channels=5), replace(point, stride=2)):
         assert detail(other).startswith("direct")
+    assert detail(replace(point, height=3, width=5)).startswith("vectors along channels")
 
 
 THREES = [
@@ -158,6 +172,12 @@ def test_a_mark_that_does_not_fit_is_ignored() -> None:
 @pytest.mark.parametrize("algorithm", ["", "winograd2", "winograd4"])
 def test_avx512_compiles(algorithm: str) -> None:
     assert compile_nests(marked(Case(16, 32, 14, 14).nests(), algorithm), parse("cpu:avx512")).library
+
+
+def test_columns_compile_for_avx512() -> None:
+    case = Case(300, 32, 14, 14, kernel=(1, 1), pad=0, residual=True)
+    compiled = compile_nests(case.nests(), parse("cpu:avx512"))
+    assert compiled.steps[0].detail.startswith("columns, 12 channels x 32 pixels, 150 terms")
 
 
 def test_weights_must_be_known() -> None:

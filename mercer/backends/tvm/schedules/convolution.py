@@ -1,8 +1,11 @@
-"""Convolutions of images and sequences: Winograd's algorithm where the nest is marked for it, else the direct one."""
+"""Convolutions of images and sequences: Winograd's algorithm where the nest is marked for it, else the direct one.
+
+Windows of 1 x 1 have ways of their own, on few pixels and on columns of them.
+"""
 
 from __future__ import annotations
 
-from mercer.backends.tvm.schedules import direct, few_pixels, winograd
+from mercer.backends.tvm.schedules import columns, direct, few_pixels, winograd
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.ir.convolution import recognize
@@ -31,5 +34,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
         marked = winograd.plan(found, TILES[problem.nest.algorithm], epilogue, problem)
         if isinstance(marked, Schedule):
             return marked
-    few = few_pixels.plan(found, epilogue, problem)
-    return few if isinstance(few, Schedule) else direct.plan(found, epilogue, problem)
+    for point in (few_pixels.plan, columns.plan):
+        pointwise = point(found, epilogue, problem)
+        if isinstance(pointwise, Schedule):
+            return pointwise
+    return direct.plan(found, epilogue, problem)

@@ -158,8 +158,8 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     if found is None:
         return Refusal("convolution", "the rows are too long")
     best, options = found
-    packed = _packed(best, problem)
-    nest = renamed(convolution, packed.name)
+    weights = packed(convolution, best.outputs, best.height, problem)
+    nest = renamed(convolution, weights.name)
     window = best.window
     units = (
         Axis("conv.rows", IntExpr.constant(-(-window[0].outputs // best.rows))),
@@ -173,12 +173,12 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     cost = convolution.products / per_image / target.lanes / 6.0
 
     def emit(scope: Scope, at: TirExpr) -> None:
-        _Unit(best, epilogue, packed.name, at_outer(scope, axes, at)).emit()
+        _Unit(best, epilogue, weights.name, at_outer(scope, axes, at)).emit()
 
     parts = each // best.outputs
     terms = f"{best.terms} {'pairs of ' if convolution.is_integer else ''}terms"
     detail = f"direct, {best.height} channels x {2 * best.lanes} pixels, {terms}, {best.rows} rows, {parts} parts"
-    return Schedule("convolution", detail, nest, count, cost, emit, (), (packed,), best.workspace, options)
+    return Schedule("convolution", detail, nest, count, cost, emit, (), (weights,), best.workspace, options)
 
 
 # --- the choice of blocks ---------------------------------------------------------------------------------------------
@@ -270,22 +270,21 @@ def renamed(convolution: Convolution, weights: str) -> Nest:
     return replace(convolution.nest, body=transform(convolution.nest.body, change))
 
 
-def _packed(best: Direct, problem: Problem) -> Constant:
-    """Tile by tile, [term, row of the tile]."""
-    convolution = best.convolution
+def packed(convolution: Convolution, outputs: int, height: int, problem: Problem) -> Constant:
+    """Tile by tile, [term, row of the tile]; `outputs` channels at a time are tiles of `height` rows."""
     ordered = ordered_weights(convolution, problem)
     if convolution.is_integer:
         ordered = np.moveaxis(packed_words(np.moveaxis(ordered, 1, -1)), -1, 1)
     flat = ordered.reshape(convolution.outputs, -1)
     parts: list[Array] = []
-    for first in range(0, convolution.outputs, best.outputs):
-        for start, count, rows in best.row_tiles():
+    for first in range(0, convolution.outputs, outputs):
+        for start, count, rows in tiles_of(outputs, height):
             for tile in range(count):
                 at = first + start + tile * rows
                 parts.append(flat[at : at + rows].T.reshape(-1))
-    packed = np.ascontiguousarray(np.concatenate(parts))
-    name = f"{convolution.weight}.tiles[{convolution.order}, {best.outputs} by {best.height}]"
-    return Constant(name, TensorType.of(packed), Data(packed))
+    tiles = np.ascontiguousarray(np.concatenate(parts))
+    name = f"{convolution.weight}.tiles[{convolution.order}, {outputs} by {height}]"
+    return Constant(name, TensorType.of(tiles), Data(tiles))
 
 
 # --- code -------------------------------------------------------------------------------------------------------------
@@ -396,7 +395,7 @@ class _Unit:
             kernel = best.tile(height, vectors)
             pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
             sums = kernel.start()
-            kernel.multiply(sums, self._left(rows, number), self._right(panel, pixel), int64(best.terms))
+            kernel.multiply(sums, self._left(rows, number), self._right(panel, pixel), best.terms)
             self._store(kernel.values(sums), pixel, int64(start) + number * int64(height))
 
         self._over(best.terms * best.pitch <= NEAR, tile)

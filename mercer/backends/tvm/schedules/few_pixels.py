@@ -147,8 +147,17 @@ class _Unit:
             steps = vm.let(T.min(int64(best.steps), int64(best.convolution.channels) - first))
             for start, count, rows in best.tiles():
                 with T.serial(int64(0), int64(count)) as number:
+                    if not start:
+                        self._ask(first + steps, number, count)
                     self._tile(vm.let(int64(start) + number * int64(rows)), rows, block, first, steps)
         self._finish()
+
+    def _ask(self, following: TirExpr, number: TirExpr, passes: int) -> None:
+        """For a share of the weights of the next block, before those of this one are multiplied."""
+        share = -(-self.best.steps // passes)
+        start = vm.let(self.first_weight + (following + number * int64(share)) * int64(self.best.width))
+        with T.serial(int64(0), int64(share)) as k:
+            blocks.prefetch(self.weights, start + k * int64(self.best.width))
 
     def _tile(self, pixel: TirExpr, rows: int, block: TirExpr, first: TirExpr, steps: TirExpr) -> None:
         best = self.best

@@ -447,8 +447,8 @@ class _Unit:
                     sums = kernel.start()
                     share = vm.let(next_weights + tile * int64(-(-best.depth // passes) * width))
 
-                    def soon(k: TirExpr, share: TirExpr = share) -> TirExpr:
-                        return share + T.truncdiv(k, int64(passes)) * int64(width)
+                    def soon(k: TirExpr, share: TirExpr = share) -> None:
+                        blocks.prefetch(self.weights, share + T.truncdiv(k, int64(passes)) * int64(width))
 
                     kernel.multiply(sums, left, right, int64(best.depth), soon if passes <= PASSES else None)
                     target = place * int64(best.products_pitch) + tile * int64(best.height * best.group)

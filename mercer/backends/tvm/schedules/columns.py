@@ -1,0 +1,226 @@
+"""Convolutions by windows of 1 x 1 where they lie, a column of pixels at a time.
+
+A unit of work takes a column, two vectors of neighbouring pixels, through all output channels. The first tile of output
+channels reads the inputs from the image and leaves them in a panel of the first-level cache as it computes, so that no
+pass only copies; all further tiles read the panel. Channels that the panel cannot hold come in blocks, whose sums wait
+in memory. While the last tile of a block runs, it asks for the inputs of the next one, which lie on many pages.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tvm.tirx.script.builder import ir as T
+
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.kernel import Operand
+from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.schedules import blocks
+from mercer.backends.tvm.schedules.blocks import Matrix, Tile
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer
+from mercer.backends.tvm.schedules.direct import packed, renamed, tiles_of
+from mercer.backends.tvm.schedules.epilogue import Epilogue
+from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.convolution import Convolution
+from mercer.ir.index import Axis
+from mercer.ir.integers import IntExpr
+from mercer.ir.types import DType
+
+TERMS = 256
+"""Input channels of a panel at most: 16 KiB of vectors of 8, half of a first-level cache."""
+
+WEIGHTS = 96 * 1024
+"""Weights that every column reads again at most: they stay in the second-level cache."""
+
+WIDER = 4
+"""Output channels for an input channel up to which columns pay: of more, storing them piece by piece costs too much."""
+
+PANEL, SUMS = "(column)", "(column sums)"
+
+CYCLE = 0.3
+"""Nanoseconds."""
+
+Rows: TypeAlias = tuple[int, int, int]
+"""(first channel, tiles, channels of a tile)"""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of two vectors of pixels; the last pixels, if they fill none, are a column of `rest` vectors."""
+
+    convolution: Convolution
+    lanes: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.convolution.pixels
+
+    @property
+    def whole(self) -> int:
+        return self.pixels // (2 * self.lanes)
+
+    @property
+    def rest(self) -> int:
+        return -(-(self.pixels % (2 * self.lanes)) // self.lanes)
+
+    @property
+    def count(self) -> int:
+        return self.whole + (self.rest > 0)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.convolution.channels // TERMS)
+
+    @property
+    def steps(self) -> int:
+        """Input channels of a block; the last one may have fewer."""
+        return -(-self.convolution.channels // self.blocks)
+
+    @property
+    def pitch(self) -> int:
+        return 2 * self.lanes
+
+    @property
+    def cycles(self) -> float:
+        """Of a column."""
+        return self.convolution.channels * self.convolution.outputs * 1.1
+
+    @property
+    def workspace(self) -> tuple[Operand, ...]:
+        panel = blocks.workspace(PANEL, self.steps * self.pitch)
+        sums = blocks.workspace(SUMS, self.convolution.outputs * self.pitch)
+        return (panel,) if self.blocks == 1 else (panel, sums)
+
+    def tiles(self) -> list[Rows]:
+        return tiles_of(self.convolution.outputs, self.height)
+
+    def __str__(self) -> str:
+        return f"columns, {self.height} channels x {2 * self.lanes} pixels, {self.steps} terms"
+
+
+def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
+    target = problem.target
+    if convolution.reduce.dtype is not DType.F32:
+        return Refusal("convolution", "no sum of f32")
+    if not all(window.is_point for window in convolution.windows) or convolution.groups > 1:
+        return Refusal("convolution", "windows or groups")
+    if convolution.pixels < 2 * target.lanes:
+        return Refusal("convolution", f"{convolution.pixels} pixels, less than two vectors")
+    if convolution.outputs * convolution.channels > WEIGHTS:
+        return Refusal("convolution", "weights that would not stay in cache")
+    if convolution.outputs > WIDER * convolution.channels:
+        return Refusal("convolution", f"{convolution.outputs} channels from {convolution.channels}")
+    best = Columns(convolution, target.lanes, 6 if target.registers < 32 else 12)
+    weights = packed(convolution, convolution.outputs, best.height, problem)
+    axes = (convolution.batch, Axis("conv.columns", IntExpr.constant(best.count)))
+    count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))
+
+    def emit(scope: Scope, at: TirExpr) -> None:
+        _Unit(best, epilogue, weights.name, at_outer(scope, axes, at)).emit()
+
+    nest = renamed(convolution, weights.name)
+    cost = CYCLE * best.cycles
+    return Schedule("convolution", str(best), nest, count, cost, emit, (), (weights,), best.workspace)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The input channels `first` to `first + steps - 1` of the column of so many vectors from `pixel` on."""
+
+    pixel: TirExpr
+    vectors: int
+    first: TirExpr
+    steps: int
+    last: bool
+
+
+class _Unit:
+    """The code of one column."""
+
+    def __init__(self, best: Columns, epilogue: Epilogue, weights: str, scope: Scope) -> None:
+        self.best, self.epilogue, self.scope = best, epilogue, scope
+        convolution = best.convolution
+        self.weights, self.panel = scope.tensors[weights].buffer, scope.tensors[PANEL].buffer
+        self.sums: Any = scope.tensors[SUMS].buffer if best.blocks > 1 else None
+        data = scope.tensors[convolution.data]
+        self.data = data.buffer
+        self.batch, self.column = scope.indices[convolution.batch.name], scope.indices["conv.columns"]
+        start = self.batch * int64(data.type.shape[1].value) + int64(convolution.first)
+        self.image = vm.let(start * int64(best.pixels))
+
+    def emit(self) -> None:
+        best = self.best
+        if not best.rest:
+            self._column(vm.let(self.column * int64(best.pitch)), 2)
+            return
+        with T.If(self.column < int64(best.whole)):
+            with T.Then():
+                self._column(vm.let(self.column * int64(best.pitch)), 2)
+            with T.Else():
+                self._column(int64(best.pixels - best.rest * best.lanes), best.rest)
+
+    def _column(self, pixel: TirExpr, vectors: int) -> None:
+        best, channels = self.best, self.best.convolution.channels
+        last = (best.blocks - 1) * best.steps
+        if best.blocks > 1:
+            with T.serial(int64(0), int64(best.blocks - 1)) as block:
+                first = vm.let(block * int64(best.steps))
+                self._block(_Block(pixel, vectors, first, best.steps, False))
+        self._block(_Block(pixel, vectors, int64(last), channels - last, True))
+
+    def _block(self, block: _Block) -> None:
+        best, vectors = self.best, block.vectors
+        source = vm.let(self.image + block.pixel + block.first * int64(best.pixels))
+        following = source + int64(best.pitch if block.last else best.steps * best.pixels)
+
+        def load(k: TirExpr) -> list[TirExpr]:
+            """From the image into the panel."""
+            here, there = vm.let(source + k * int64(best.pixels)), vm.let(k * int64(best.pitch))
+            values = [blocks.load(self.data, here + int64(v * best.lanes), best.lanes) for v in range(vectors)]
+            for v, value in enumerate(values):
+                blocks.store(self.panel, there + int64(v * best.lanes), value)
+            return values
+
+        def ask(k: TirExpr) -> None:
+            blocks.prefetch(self.data, following + k * int64(best.pixels))
+
+        (_, count, height), *others = best.tiles()
+        rows: list[Rows] = [(0, 1, height), *([(height, count - 1, height)] if count > 1 else []), *others]
+        panel = Matrix(self.panel, int64(0), best.lanes, best.pitch)
+        for start, count, height in rows:
+            with T.serial(int64(0), int64(count)) as number:
+                channel = vm.let(int64(start) + number * int64(height))
+                sums = self._start(block, channel, height)
+                place = vm.let(channel * int64(best.convolution.channels) + block.first * int64(height))
+                left = Matrix(self.weights, place, 1, height)
+                soon = ask if start == rows[-1][0] else None
+                kernel = Tile(height, vectors, best.lanes)
+                kernel.multiply(sums, left, panel if start else load, block.steps, soon)
+                self._end(block, channel, kernel.values(sums))
+
+    def _waiting(self, channel: TirExpr, i: int, v: int) -> TirExpr:
+        """Where sums are between blocks."""
+        return channel * int64(self.best.pitch) + int64((i * 2 + v) * self.best.lanes)
+
+    def _start(self, block: _Block, channel: TirExpr, height: int) -> list[list[Any]]:
+        lanes = self.best.lanes
+        sums = Tile(height, block.vectors, lanes).start()
+        if self.best.blocks > 1:
+            with T.If(block.first > int64(0)), T.Then():
+                for i, line in enumerate(sums):
+                    for v, register in enumerate(line):
+                        value = self.sums[blocks.at(self._waiting(channel, i, v), lanes)]
+                        T.buffer_store(register, value, [vm.whole(lanes)])
+        return sums
+
+    def _end(self, block: _Block, channel: TirExpr, values: list[list[TirExpr]]) -> None:
+        found = {(i, v): value for i, line in enumerate(values) for v, value in enumerate(line)}
+        if block.last:
+            found = {(i, v * self.best.lanes): value for (i, v), value in found.items()}
+            self.epilogue.store(self.scope, self.batch, channel, block.pixel, found)
+            return
+        for (i, v), value in found.items():
+            blocks.store(self.sums, self._waiting(channel, i, v), value)
