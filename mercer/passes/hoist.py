@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,8 +24,10 @@ class Hoist(Pass):
     """What is expensive and would be computed again for every value of some loop becomes a nest of its own.
 
     Needs Nests, gives Nests, best before `fuse`, which then finds it a place: in a kernel machine
-    sum_m weight[o, m] * exp(-d[n, m]), the exponential does not depend on o. Taken are the largest parts that contain
-    an expensive function and would be repeated at least `min_repeats` times (a symbolic dim is taken to be that large).
+    sum_m weight[o, m] * exp(-d[n, m]), the exponential does not depend on o; in sum_d q[l, d] * state[d, e] over
+    sum_d q[l, d] * mass[d], the divisor does not depend on e. Taken are the largest parts that contain an expensive
+    function, and reductions of at least `min_repeats` terms, that would be repeated at least `min_repeats` times (a
+    symbolic dim is taken to be that large).
     Refused when the new tensor would have over `max_growth` times the elements of all that the nest reads and writes.
     Class: bit; real where a product of floats leaves a sum, since products inside of a sum are not rounded.
     """
@@ -72,17 +75,23 @@ class Hoist(Pass):
         if not _loops_agree(nest):
             return None
         for part, loops, reducer in _scoped(nest):
-            if not isinstance(part, Call) or not _is_expensive(part) or has_reduction(part):
+            if not self._is_expensive(part):
                 continue
             free = variables(part)
-            repeats = 1
-            for name, size in loops.items():
-                if name not in free:
-                    repeats *= extent(size) if size.is_constant else self.min_repeats
-            if repeats >= self.min_repeats:
-                inexact = reducer is Reducer.SUM and part.function == "mul" and part.dtype.rounds
-                return part, loops, Exactness.REAL if inexact else Exactness.BIT
+            if self._volume(size for name, size in loops.items() if name not in free) >= self.min_repeats:
+                product = isinstance(part, Call) and part.function == "mul" and part.dtype.rounds
+                return part, loops, Exactness.REAL if product and reducer is Reducer.SUM else Exactness.BIT
         return None
+
+    def _is_expensive(self, part: Expr) -> bool:
+        if isinstance(part, Reduce):
+            return self._volume(axis.extent for axis in part.axes) >= self.min_repeats
+        if not isinstance(part, Call) or has_reduction(part):
+            return False
+        return any(isinstance(expr, Call) and expr.function not in CHEAP for expr in parts(part))
+
+    def _volume(self, extents: Iterable[IntExpr]) -> int:
+        return math.prod(extent(size) if size.is_constant else self.min_repeats for size in extents)
 
 
 def _scoped(nest: Nest) -> Iterator[tuple[Expr, Mapping[str, IntExpr], Reducer | None]]:
@@ -112,10 +121,6 @@ def _loops_agree(nest: Nest) -> bool:
 
 def _extents(axes: Iterable[Axis]) -> dict[str, IntExpr]:
     return {axis.name: axis.extent for axis in axes}
-
-
-def _is_expensive(part: Expr) -> bool:
-    return any(isinstance(expr, Call) and expr.function not in CHEAP for expr in parts(part))
 
 
 def _split(nest: Nest, part: Expr, loops: Mapping[str, IntExpr], name: str) -> tuple[Nest, Nest]:

@@ -67,3 +67,14 @@ def test_tiles_cut_long_rows_of_weights_without_a_rest(rows: int, columns: int, 
     binary = build(program(types, {"w": normal(columns, 160)}, [product], "y"), "cpu:avx2")
     assert binary.compiled.steps[0].detail.endswith(tile)
     assert_agrees(binary, {"x": normal(rows, 160)}, 1e-5)
+
+
+@pytest.mark.parametrize(("heads", "left", "right"), [(8, 64, 64), (3, 33, 20), (2, 100, 12)])
+def test_operands_across_are_copied_for_each_block(heads: int, left: int, right: int) -> None:
+    """A sum over positions of products of heads, whose rows lie apart; tiles overlap where sizes leave a rest."""
+    product = mul(read("k", "s", "g", "d"), read("v", "s", "g", "e"))
+    state = nest("y", axes(g=heads, d=left, e=right), total(product, s=1024))
+    types = {"k": tensor(1024, heads, left), "v": tensor(1024, heads, right)}
+    binary = build(program(types, {}, [state], "y"))
+    assert "operands in panels" in binary.compiled.steps[0].detail
+    assert_agrees(binary, {name: normal(*(n.value for n in type.shape)) for name, type in types.items()}, 1e-5)

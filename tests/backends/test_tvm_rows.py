@@ -251,6 +251,16 @@ def test_rows_that_are_told_apart_stay_two_axes() -> None:
     assert step.family == "rows" and int(step.detail.split()[0]) <= 10
 
 
+def test_heads_stay_inside_of_rows_that_share_their_matrices() -> None:
+    """A tile has rows of all heads, each of which meets the matrix of its own."""
+    feature = nest("f", axes(n=40, g=3, d=16), call("exp", read("x", "n", "g", "d")))
+    product = nest("y", axes(n=40, g=3, e=24), total(mul(read("f", "n", "g", "d"), read("w", "g", "d", "e")), d=16))
+    nests = program({"x": tensor(40, 3, 16), "w": tensor(3, 16, 24)}, {}, [feature, product], "y")
+    binary = check(nests, {"x": (40, 3, 16), "w": (3, 16, 24)})
+    assert binary.families == ["rows"]
+    assert "4 tile.row x 3 vectors of 8 e" in binary.compiled.steps[0].detail
+
+
 def test_few_rows_that_share_heavy_weights_stay_alone() -> None:
     binary = check(layers(64, 384, 512, 384), {"x": (64, 384)}, tolerance=1e-4)
     assert "rows" not in binary.families and "MiB again" in binary.compiled.steps[0].detail

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from mercer.backends.tvm.row_axes import merged
 from mercer.backends.tvm.schedules.common import size
 from mercer.backends.tvm.schedules.normalize import unique_names
-from mercer.ir.index import Axis, Read, reads, variables
+from mercer.ir.index import Axis, Read, Reduce, reads, variables, walk
 from mercer.ir.integers import ONE, IntExpr, Var
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Primitive, Statement, defined
@@ -88,7 +88,7 @@ def grouped(
         if group is None:
             result.append(statement)
         elif last[group] == number:
-            rows = _merged(_finished(group, statements, outputs, position), types)
+            rows = _merged(_shared(_finished(group, statements, outputs, position)), types)
             result += [rows] if len(rows.inner) < len(rows.members) else []  # else nobody reads any of it
     alone = {g.members[0].target: g.reasons[0] for g in home.values() if len(g.members) == 1 and g.reasons}
     return result, alone
@@ -102,6 +102,19 @@ def _finished(
     needed = set(outputs).union(*map(read_names, others))
     members = sorted(group.members, key=lambda nest: position[nest.target])
     return Rows(tuple(members), group.rank, frozenset(own - needed))
+
+
+def _shared(group: Rows) -> Rows:
+    """The same with the last row axis inside of the rows where a reduction reads an operand that varies along it, not
+    along the axis before, as heads after positions: rows of a tile then share what they are multiplied by."""
+    if group.rank < 2 or _too_few(group.axes[:-1]) or _too_long(group.members, group.rank - 1):
+        return group
+    for nest in group.members:
+        before, last = (axis.name for axis in nest.axes[group.rank - 2 : group.rank])
+        within = {read for e in walk(nest.body) if isinstance(e, Reduce) for read in reads(e.body)}
+        if any(last in (names := variables(read)) and before not in names for read in within):
+            return replace(group, rank=group.rank - 1)
+    return group
 
 
 def _merged(group: Rows, types: Mapping[str, TensorType]) -> Rows:

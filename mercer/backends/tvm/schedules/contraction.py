@@ -23,7 +23,7 @@ from mercer.backends.tvm.analysis import flatten, free, free_in_integer, in_word
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
-from mercer.backends.tvm.schedules import operands, pairs
+from mercer.backends.tvm.schedules import operands, pairs, panels
 from mercer.backends.tvm.schedules.common import (
     Problem,
     Refusal,
@@ -121,8 +121,9 @@ def _schedule(
     if blocks is not None:
         cost = work * volume(blocks.inner)
         detail = f"{detail}, {blocks.size} of {blocks.axis.extent} {blocks.axis.name} at a time"
+        detail += f", {len(blocks.panels)} operands in panels" if blocks.panels else ""
         emit = _emit_blocks(nest, best, place, blocks)
-        memory = (blocks.workspace,)
+        memory = (blocks.workspace, *(each.workspace for each in blocks.panels))
         return Schedule("contraction", detail, nest, count(blocks.outer), cost, emit, before, constants, memory)
     tiled = list(_ordered_loops(problem, best, tiled, work / CYCLE))
     outer, inner, cost = split(tiled, work)
@@ -165,7 +166,10 @@ SUMS = "contraction.sums"
 
 @dataclass(frozen=True)
 class Blocks:
-    """The steps of `axis` in blocks of `size`: each for all tiles of `inner`, whose sums lie in memory in between."""
+    """The steps of `axis` in blocks of `size`: each for all tiles of `inner`, whose sums lie in memory in between.
+
+    What `panels` copy is read there.
+    """
 
     axis: Axis
     size: int
@@ -173,6 +177,7 @@ class Blocks:
     inner: tuple[Axis, ...]
     dtype: DType
     volume: int
+    panels: tuple[panels.Panels, ...] = ()
 
     @property
     def count(self) -> int:
@@ -215,7 +220,14 @@ def _blocks(problem: Problem, best: Tile, tiled: Sequence[Axis]) -> Blocks | Non
         return None
     extents = {a.name: volume([a]) for a, each in zip(nest.axes, shared, strict=True) if not each}
     read = sum(BLOCK * math.prod(extents.get(name, 1) for name in free(r)) for r in operands_of)
-    found = Blocks(axis, BLOCK, outer, inner, e.dtype, _tile_volume(best))
+    tiles = {
+        a: (t.extent.value, best.factors.get(a.name, 1)) for t, a in zip(tiled, nest.axes, strict=True) if t in inner
+    }
+    alone = all(best.factors.get(a.name, 1) == 1 for a, each in zip(nest.axes, shared, strict=True) if each)
+    copies = panels.panels(e, axis, BLOCK, tiles, problem.types) if alone else ()
+    widest = {number: each.width for each in sorted(copies, key=lambda each: each.width) for number in each.numbers}
+    inner = tuple(sorted(inner, key=lambda t: -widest.get(t.name, 0)))  # what is large is then read again least
+    found = Blocks(axis, BLOCK, outer, inner, e.dtype, _tile_volume(best), copies)
     return found if 4 * max(read, volume(inner) * found.volume) <= BLOCK_BYTES else None
 
 
@@ -245,7 +257,11 @@ def _emit_blocks(nest: Nest, best: Tile, place: IntExpr, blocks: Blocks) -> Call
 
     def emit(scope: Scope, at: TirExpr) -> None:
         outside = at_outer(scope, blocks.outer, at)
+        alone = [axis for axis in nest.axes if panels.number(axis) in outside.indices]
+        place_of = outside.inside(alone, [outside.indices[panels.number(axis)] for axis in alone])
         with T.serial(int64(0), int64(blocks.count)) as number:
+            for each in blocks.panels:
+                each.emit(place_of, number, best.width)
 
             def tile(inside: Scope) -> None:
                 start = int64(0)
@@ -281,14 +297,15 @@ def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr, block: _Block | 
         number, factor = scope.indices[f"{axis.name}#"], best.factors.get(axis.name, 1)
         start = number * int64(factor)
         if axis.extent.is_constant:
-            last = axis.extent.value - factor
-            start = start if axis.extent.value % factor == 0 else T.min(start, int64(last))
+            start = panels.start(axis, number, factor)
         elif factor > 1:
             whole = scope.integer(axis.extent // factor)
             start = T.min(start, number + whole * int64(factor - 1))
             ragged = number < whole, axis
         starts.append(vm.let(start))
     inside = scope.inside(nest.axes, starts)
+    if block is not None and block.blocks.panels:
+        inside = inside.inside([replace(axis, name=panels.first(axis)) for axis in nest.axes], starts)
     if ragged is None:
         _micro_kernel(inside, nest, best, best.factors, place, block)
         return
@@ -352,6 +369,7 @@ def _accumulate_block(
 ) -> None:
     """The same for one block of the steps, on top of the sums in memory."""
     blocks, memory = block.blocks, scope.tensors[SUMS].buffer
+    copied = panels.redirected(e, blocks.panels)
     totals = [vm.registers(width, wide(e.dtype)) for _ in offsets]
     everything = vm.whole(width)
     starts = [block.start + int64(k * width) for k in range(len(offsets))]
@@ -367,7 +385,8 @@ def _accumulate_block(
     def block_steps(inside: Scope) -> None:
         with T.serial(int64(0), int64(blocks.size)) as i:
             index = T.bind(block.number * int64(blocks.size) + i)
-            _step(inside.inside([blocks.axis], [index]), e, totals, offsets, width)
+            axes = [blocks.axis, replace(blocks.axis, name=panels.STEP)]
+            _step(inside.inside(axes, [index, i]), copied, totals, offsets, width)
 
     loops(scope, [axis for axis in e.axes if axis != blocks.axis], block_steps)
     for total, place, offset in zip(totals, places, offsets, strict=True):

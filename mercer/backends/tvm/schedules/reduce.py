@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
@@ -20,6 +21,9 @@ from mercer.ir.types import DType
 CHAINS = 4
 """Independent partial results, which hide the latency of an addition."""
 
+ACROSS = 5.0
+"""Nanoseconds until the partial results are one."""
+
 
 def plan(problem: Problem) -> Schedule | Refusal:
     nest, target = problem.nest, problem.target
@@ -30,7 +34,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
             if isinstance(axis, Refusal):
                 return axis
             along[e] = axis
-    cost = operations(nest.body) / target.lanes + 4.0
+    cost = 0.25 * operations(nest.body) / target.lanes + ACROSS * len(along)
     outer, inner, cost = split(nest.axes, cost)
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
 
@@ -94,7 +98,15 @@ def _total(scope: Scope, e: Reduce, axis: Axis, width: int) -> TirExpr:
     loops(scope, [other for other in e.axes if other != axis], row)
     for total in totals[1:]:
         T.buffer_store(totals[0], combine(e.reducer, totals[0][whole], total[whole]), [whole])
-    result = last[0]
-    for k in range(width):
-        result = vm.let(combine(e.reducer, result, totals[0][k]))
-    return convert(result, e.dtype)
+    return convert(combine(e.reducer, last[0], _across(e.reducer, totals[0][whole])), e.dtype)
+
+
+def _across(reducer: Reducer, vector: TirExpr) -> TirExpr:
+    """The lanes of a vector together, halves first."""
+    vector = vm.let(vector)
+    if (width := vm.lanes(vector)) == 1:
+        return vector
+    places = [tirx.const(k, "int32") for k in range(width)]
+    half = width // 2
+    low, high = (vm.let(tirx.Shuffle([vector], part)) for part in (places[:half], places[half:]))
+    return _across(reducer, combine(reducer, low, high))
