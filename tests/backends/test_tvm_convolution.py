@@ -185,3 +185,45 @@ def test_weights_must_be_known() -> None:
     (statement,) = nests.statements
     assert isinstance(statement, Nest)
     assert "constant weights" in str(recognize(statement, nests.types(), ()))
+
+
+def squares_of(
+    channels: int, outputs: int, height: int, width: int, kernel: int = 1, also_output: bool = False
+) -> Nests:
+    """rsqrt of a convolution of the squares of x, times x in the first channel."""
+    place = ("n", "c", index("p") + index("i"), index("q") + index("j"))
+    body: Expr = total(mul(read("w", "o", "c", "i", "j"), read("s", *place)), c=channels, i=kernel, j=kernel)
+    body = mul(read("x", "n", 0, "p", "q"), call("rsqrt", call("add", body, number(1.0))))
+    square = mul(read("x", "n", "c", "p", "q"), read("x", "n", "c", "p", "q"))
+    p, q = height - kernel + 1, width - kernel + 1
+    return program(
+        {"x": tensor("N", channels, height, width)},
+        {"w": np.abs(normal(outputs, channels, kernel, kernel))},
+        [
+            nest("s", axes(n="N", c=channels, p=height, q=width), square, "square"),
+            nest("y", axes(n="N", o=outputs, p=p, q=q), body, "conv2d"),
+        ],
+        *(("y", "s") if also_output else ("y",)),
+    )
+
+
+@pytest.mark.parametrize("shape", [(20, 9, 9, 11), (300, 24, 6, 8), (64, 64, 16, 16)], ids=str)
+def test_squares_are_computed_in_the_convolution_that_reads_them(shape: tuple[int, int, int, int]) -> None:
+    nests = squares_of(*shape)
+    binary = build(nests, "cpu:avx2")
+    assert [step.detail.rpartition(", ")[2] for step in binary.compiled.steps] == ["inputs computed"]
+    (weights,) = (torch.tensor(c.data.array).double() for c in nests.constants)
+    for batch in (0, 1, 3):
+        x = normal(batch, shape[0], *shape[2:])
+        (found,) = binary(x=x)
+        exact = torch.tensor(x).double()
+        expected = exact[:, :1] * torch.rsqrt(torch.nn.functional.conv2d(exact.square(), weights) + 1)
+        assert found.shape == tuple(expected.shape)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=3e-6, atol=1e-7)
+
+
+def test_squares_that_are_an_output_or_read_by_windows_are_stored() -> None:
+    for nests in (squares_of(20, 9, 9, 11, also_output=True), squares_of(20, 9, 9, 11, kernel=3)):
+        binary = build(nests, "cpu:avx2")
+        first, second = binary.compiled.steps
+        assert first.family == "pointwise" and "computed" not in second.detail

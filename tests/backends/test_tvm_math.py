@@ -34,6 +34,7 @@ CASES: dict[str, tuple[Callable[..., Any], float, tuple[Array, ...]]] = {
     "cosh": (np.cosh, 2.6, (grid(-88, 88), grid(-1, 1))),
     "sin": (np.sin, 1.8, (grid(-10, 10), grid(-32790, 32790), grid(-1e8, 1e8), MIXED, SMALL)),
     "cos": (np.cos, 1.8, (grid(-10, 10), grid(-32790, 32790), grid(-1e8, 1e8), MIXED, SMALL)),
+    "rsqrt": (lambda x: 1 / np.sqrt(x), 1.0, (grid(1e-3, 100), np.logspace(-44.8, 38.5, 100_000).astype(np.float32))),
     "tan": (np.tan, 3.6, (grid(-10, 10),)),
     "erf": (special.erf, 1.1, (grid(-5, 5), grid(-1, 1), SMALL)),
     "atan": (np.arctan, 2.9, (grid(-10, 10), SMALL)),

@@ -16,6 +16,7 @@ from tvm import relax, tirx
 from mercer.backends.tvm import cuda, function, primitives, row_tiles, vector_math as vm
 from mercer.backends.tvm.complex_pairs import split
 from mercer.backends.tvm.demand import Demand, demand
+from mercer.backends.tvm.factors import with_factors
 from mercer.backends.tvm.fft import with_tables
 from mercer.backends.tvm.fft_nests import expanded
 from mercer.backends.tvm.kernel import Operand
@@ -140,7 +141,7 @@ def planned(nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> Plan:
     if target.is_cuda:
         nests = split(expanded(nests))
     else:
-        nests = with_samples(with_tables(split(nests, target.lanes), target), target)
+        nests = with_factors(with_samples(with_tables(split(nests, target.lanes), target), target), target)
     plan = Plan(nests, target, tuned)
     statements = plan.outputs_computed(nests)
     if target.is_cuda:

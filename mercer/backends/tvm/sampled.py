@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from mercer.backends.tvm.analysis import is_computed
@@ -22,23 +23,25 @@ def with_samples(nests: Nests, target: Target) -> Nests:
     """
     statements = dict(enumerate(nests.statements))
     types, constants = nests.types(), {constant.name: constant for constant in nests.constants}
-    readers: dict[str, list[int]] = {}
-    for number, statement in statements.items():
-        for name in read_names(statement):
-            readers.setdefault(name, []).append(number)
     for number, producer in list(statements.items()):
         if not isinstance(producer, Nest) or not _samples(producer) or producer.target in nests.outputs:
             continue
-        users = readers.get(producer.target, [])
-        reader = statements[users[0]] if len(users) == 1 else None
-        if not isinstance(reader, Nest) or not _multiplies(reader, producer.target):
+        place = only_reader(statements, producer.target)
+        reader = statements[place] if place is not None else None
+        if place is None or not isinstance(reader, Nest) or not _multiplies(reader, producer.target):
             continue
-        merged = _merged(producer, reader)
-        problem = Problem(merged, types, constants, target)
-        if isinstance(gather.plan(replace(problem, nest=normalize(merged, types))), Schedule):
-            statements[users[0]] = merged
+        whole = merged(producer, reader)
+        problem = Problem(whole, types, constants, target)
+        if isinstance(gather.plan(replace(problem, nest=normalize(whole, types))), Schedule):
+            statements[place] = whole
             del statements[number]
     return replace(nests, statements=tuple[Statement, ...](statements.values()))
+
+
+def only_reader(statements: Mapping[int, Statement], name: str) -> int | None:
+    """The number of the one statement that reads a tensor."""
+    readers = [number for number, statement in statements.items() if name in read_names(statement)]
+    return readers[0] if len(readers) == 1 else None
 
 
 def _samples(nest: Nest) -> bool:
@@ -56,7 +59,9 @@ def _multiplies(nest: Nest, tensor: str) -> bool:
     return len(everywhere) == 1 and inside == everywhere and all(read.pad is None for read in everywhere)
 
 
-def _merged(producer: Nest, reader: Nest) -> Nest:
+def merged(producer: Nest, reader: Nest) -> Nest:
+    """The reader with what the producer computes in the place of its reads."""
+
     def change(expr: Expr) -> Expr:
         if not isinstance(expr, Read) or expr.tensor != producer.target:
             return expr

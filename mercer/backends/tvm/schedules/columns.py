@@ -9,12 +9,13 @@ in memory. While the last tile of a block runs, it asks for the inputs of the ne
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.analysis import free
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules import blocks
@@ -24,7 +25,7 @@ from mercer.backends.tvm.schedules.direct import packed, renamed, tiles_of
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.convolution import Convolution
-from mercer.ir.index import Axis
+from mercer.ir.index import Axis, Expr, reads
 from mercer.ir.integers import IntExpr
 from mercer.ir.types import DType
 
@@ -101,7 +102,10 @@ class Columns:
         return f"columns, {self.height} channels x {2 * self.lanes} pixels, {self.steps} terms"
 
 
-def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
+def plan(
+    convolution: Convolution, epilogue: Epilogue, problem: Problem, factor: Expr | None = None
+) -> Schedule | Refusal:
+    """With a `factor`, of the one read in it: the inputs are computed as they enter the panel."""
     target = problem.target
     if convolution.reduce.dtype is not DType.F32:
         return Refusal("convolution", "no sum of f32")
@@ -119,11 +123,12 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))
 
     def emit(scope: Scope, at: TirExpr) -> None:
-        _Unit(best, epilogue, weights.name, at_outer(scope, axes, at)).emit()
+        _Unit(best, epilogue, weights.name, factor, at_outer(scope, axes, at)).emit()
 
-    nest = renamed(convolution, weights.name)
+    nest = renamed(replace(convolution, nest=problem.nest), weights.name)
+    detail = f"{best}, inputs computed" if factor is not None else str(best)
     cost = CYCLE * best.cycles
-    return Schedule("convolution", str(best), nest, count, cost, emit, (), (weights,), best.workspace)
+    return Schedule("convolution", detail, nest, count, cost, emit, (), (weights,), best.workspace)
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,8 @@ class _Block:
 class _Unit:
     """The code of one column."""
 
-    def __init__(self, best: Columns, epilogue: Epilogue, weights: str, scope: Scope) -> None:
-        self.best, self.epilogue, self.scope = best, epilogue, scope
+    def __init__(self, best: Columns, epilogue: Epilogue, weights: str, factor: Expr | None, scope: Scope) -> None:
+        self.best, self.epilogue, self.factor, self.scope = best, epilogue, factor, scope
         convolution = best.convolution
         self.weights, self.panel = scope.tensors[weights].buffer, scope.tensors[PANEL].buffer
         self.sums: Any = scope.tensors[SUMS].buffer if best.blocks > 1 else None
@@ -179,7 +184,8 @@ class _Unit:
         def load(k: TirExpr) -> list[TirExpr]:
             """From the image into the panel."""
             here, there = vm.let(source + k * int64(best.pixels)), vm.let(k * int64(best.pitch))
-            values = [blocks.load(self.data, here + int64(v * best.lanes), best.lanes) for v in range(vectors)]
+            places = [here + int64(v * best.lanes) for v in range(vectors)]
+            values = [self._computed(blocks.load(self.data, place, best.lanes)) for place in places]
             for v, value in enumerate(values):
                 blocks.store(self.panel, there + int64(v * best.lanes), value)
             return values
@@ -193,6 +199,8 @@ class _Unit:
         for start, count, height in rows:
             with T.serial(int64(0), int64(count)) as number:
                 channel = vm.let(int64(start) + number * int64(height))
+                if block.last:
+                    self.epilogue.ask(self.scope, self.batch, channel, block.pixel, height, vectors * best.lanes)
                 sums = self._start(block, channel, height)
                 place = vm.let(channel * int64(best.convolution.channels) + block.first * int64(height))
                 left = Matrix(self.weights, place, 1, height)
@@ -200,6 +208,14 @@ class _Unit:
                 kernel = Tile(height, vectors, best.lanes)
                 kernel.multiply(sums, left, panel if start else load, block.steps, soon)
                 self._end(block, channel, kernel.values(sums))
+
+    def _computed(self, value: TirExpr) -> TirExpr:
+        if self.factor is None:
+            return value
+        (read,) = set(reads(self.factor))
+        here = replace(self.scope, lane="", width=self.best.lanes, offsets={}, done={}, outer=None)
+        here.done[here.key(read, free(read))] = value
+        return here.value(self.factor)
 
     def _waiting(self, channel: TirExpr, i: int, v: int) -> TirExpr:
         """Where sums are between blocks."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free
 from mercer.backends.tvm.lower import Scope
+from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.normalize import flat_reads, merge
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.convolution import Convolution
@@ -47,6 +49,21 @@ class Epilogue:
         shape = tuple(axis.extent for axis in axes)
         place = flatten([IntExpr.var(axis.name) for axis in axes], TensorType(nest.type.dtype, shape))
         return Epilogue(nest.target, axes, body, total, place)
+
+    def ask(self, scope: Scope, batch: TirExpr, channel: TirExpr, pixel: TirExpr, rows: int, width: int) -> None:
+        """For the lines of `width` pixels of so many channels that `store` will read and write: each is on a page of
+        its own, which nothing foresees."""
+        inside = scope.inside(self.axes, [batch, channel, pixel])
+        names = {self.axes[1].name, self.axes[2].name}
+        others = [r for r in dict.fromkeys(reads(self.body)) if r != self.total and names <= free(r)]
+        plain = [r for r in others if r.pad is None and len(r.indices) == 1]
+        for row, column in itertools.product(range(rows), (0, width - 1)):
+            here = inside.at({self.axes[1].name: row, self.axes[2].name: column})
+            for read in plain:
+                tensor = scope.tensors[read.tensor]
+                blocks.prefetch(tensor.buffer, tensor.place(here.integer(read.indices[0])))
+            target = scope.tensors[self.target]
+            blocks.prefetch(target.buffer, target.place(here.integer(self.place)), write=True)
 
     def store(
         self, scope: Scope, batch: TirExpr, channel: TirExpr, pixel: TirExpr, values: Mapping[tuple[int, int], TirExpr]
