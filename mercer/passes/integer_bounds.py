@@ -130,6 +130,9 @@ class Integers:
             case Call("where", (_, a, b)):
                 (a0, a1), (b0, b1) = self.bound(a), self.bound(b)
                 return min(a0, b0), max(a1, b1)
+            case Reduce(Reducer.SUM, axes) if e.dtype is DType.I32 and all(axis.extent.is_constant for axis in axes):
+                largest = self.largest_sum(e)
+                return _meet((-largest, largest), everything)
             case Call(function, arguments) if function in ARITHMETIC:
                 return _meet(_combine(function, [self.bound(a) for a in arguments]), everything)
             case _:

@@ -25,13 +25,15 @@ class Narrow(Pass):
     Needs Nests, best before `exact_float` and `fuse`. One instruction multiplies the pairs of two vectors of i16 and
     adds neighbours to i32, twice as many products as one of f32 has; it is modulo 2**32 what the sum of i32 is. Pairs
     lie along an axis of the sum: that along which the tensor lies in memory, for at least `min_lanes` outputs each, or
-    the channels of a convolution. Class: bit. A sum of fewer than `min_terms` terms is left alone.
+    the channels of a convolution, or the rows of the windows of one that takes each channel by itself, which have at
+    most `max_taps` terms. Class: bit. A sum of fewer than `min_terms` terms is left alone.
     """
 
     name: ClassVar[str] = "narrow"
     level: ClassVar[Level] = Level.NESTS
     min_terms: int = 8
     min_lanes: int = 8
+    max_taps: int = 64
 
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         state = Integers(nests)
@@ -58,7 +60,7 @@ class Narrow(Pass):
             if low <= LOWEST or high > HIGHEST:  # (-2**15)**2 + (-2**15)**2 is no i32
                 return f"%{read.tensor} may be as large as {max(-low, high):.0f}"
         lies = self._lies_in_pairs(nest, e, data, weight, state.types[data.tensor])
-        return None if lies or self._is_convolution(nest, e, data, weight, state) else "its products have no pairs"
+        return None if lies or self._is_convolution(nest, e, weight, state) else "its products have no pairs"
 
     def _lies_in_pairs(self, nest: Nest, e: Reduce, data: Read, weight: Read, type: TensorType) -> bool:
         """Whether neighbours in memory are multiplied by the weights of many outputs."""
@@ -73,13 +75,21 @@ class Narrow(Pass):
         lanes = [axis for axis in nest.axes if axis.name in variables(weight) - variables(data)]
         return any(axis.extent.is_constant and axis.extent.value >= self.min_lanes for axis in lanes)
 
-    def _is_convolution(self, nest: Nest, e: Reduce, data: Read, weight: Read, state: Integers) -> bool:
-        """Whether it is a convolution of several channels of many pixels."""
+    def _is_convolution(self, nest: Nest, e: Reduce, weight: Read, state: Integers) -> bool:
+        """Whether it is a convolution of several channels of many pixels, or one of each channel by itself."""
         read = {weight.tensor}
         found = convolution.recognize(
             Nest(nest.target, nest.type, nest.axes, e, nest.origins), state.types, read, DType.I32
         )
-        return not isinstance(found, str) and found.channels > 1 and found.pixels >= self.min_lanes
+        if isinstance(found, str):
+            return False
+        return self._has_row_pairs(found) or (found.channels > 1 and found.pixels >= self.min_lanes)
+
+    def _has_row_pairs(self, found: convolution.Convolution) -> bool:
+        """Whether neighbours in a row of one channel are the pairs."""
+        row = found.windows[-1]
+        fits = len(found.windows) == 2 and 1 < row.size <= found.taps <= self.max_taps
+        return fits and found.channels == 1 < found.groups and row.stride <= 2 and row.dilation == 1
 
 
 def _factors(e: Reduce, state: Integers) -> tuple[Read, Read] | str:

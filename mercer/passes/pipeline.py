@@ -10,6 +10,7 @@ from mercer.passes.compact_support import CompactSupport
 from mercer.passes.cse import CommonSubexpressions
 from mercer.passes.dead_code import DeadCode
 from mercer.passes.exact_float import ExactFloat
+from mercer.passes.exact_scale import ExactScale
 from mercer.passes.factorize.associate import Associate
 from mercer.passes.factorize.collapse import Collapse
 from mercer.passes.factorize.constant_solve import ConstantSolve
@@ -63,6 +64,7 @@ INFERENCE: tuple[Pass, ...] = (
     CompactSupport(),  # after hoist, which would store what it makes of a basis
     Fold(),  # the norms of constant centers
     Fuse(),
+    ExactScale(),  # after fuse, which brings sums and their scales together
     CommonSubexpressions(),
     DeadCode(),
     FftConvolution(),  # last: its mark says how a nest is computed, not what

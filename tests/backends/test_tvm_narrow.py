@@ -37,7 +37,7 @@ def rewrites(program: Program, weights: dict[str, np.ndarray], x: np.ndarray, ta
     np.testing.assert_array_equal(exe(x), expected)
     assert exe(x).dtype == expected.dtype
     fired = {entry.rewrite for entry in read_ledger(exe.artifact).fired()}
-    return " ".join(sorted(fired & {"products_of_i16", "sum_in_f32", "winograd2", "winograd4"}))
+    return " ".join(sorted(fired & {"products_of_i16", "sum_in_f32", "scale_in_f32", "winograd2", "winograd4"}))
 
 
 @pytest.mark.parametrize("rest", ["y", REQUANTIZED])
@@ -124,6 +124,85 @@ def test_winograd_is_exact(case: Case, algorithm: str, zero: int) -> None:
     checkered = np.indices(x.shape).sum(axis=0) % 2 * 255 - 128
     x[0], x[1] = checkered[0], -128
     assert rewrites(program, weights, x) == f"products_of_i16 {algorithm}"
+
+
+DEPTHWISE = [
+    Case(9, 9, 12, 14, groups=9),
+    Case(5, 5, 31, 33, groups=5, stride=2),
+    Case(3, 3, 7, 7, groups=3, batch="3"),
+    Case(4, 8, 15, 16, groups=4),
+    Case(3, 3, 70, 4, kernel=(5, 2), groups=3, pad=2),
+    Case(2, 2, 40, 57, kernel=(7, 7), groups=2, pad=3, batch="3"),
+    Case(3, 3, 20, 21, kernel=(8, 8), groups=3, pad=0, stride=2),
+    Case(6, 6, 9, 300, kernel=(2, 5), groups=6, pad=1, stride=2),
+    Case(2, 2, 130, 120, groups=2, pad=2),
+]
+
+
+@pytest.mark.parametrize("rest", ["y", REQUANTIZED, "requantize(y, m; shift = 41, zero = -7)"])
+@pytest.mark.parametrize("case", DEPTHWISE, ids=str)
+@pytest.mark.parametrize("zero", [0, -128])
+def test_depthwise_convolutions(case: Case, zero: int, rest: str) -> None:
+    """Results at even and at odd places have sums of their own, which are stored apart where `y` is read again."""
+    text = case.text(zero, rest).replace("  y =", f"  param scale: f32[{case.outputs}, 1, 1] = zeros\n  y =")
+    text = text.replace(" m;", " i32(scale);")
+    rng = np.random.default_rng(2)
+    weights = {
+        "w": codes(case.outputs, 1, *case.kernel, seed=1).astype(np.float32),
+        "scale": (rng.integers(2**22, 2**23, (case.outputs, 1, 1)) * 2 + 1).astype(np.float32) * 128,
+    }
+    fired = rewrites(mercer.parse_text(text), weights, codes(3, case.channels, case.height, case.width))
+    assert fired == ("products_of_i16 scale_in_f32" if "scale" in text.split("return")[1] else "products_of_i16")
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:generic"])
+def test_depthwise_convolutions_with_what_is_added_to_them(target: str) -> None:
+    """The rest of the nest runs along the row, also where that is shorter than a tile."""
+    program = mercer.parse_text("""
+model M(x: i8[N, 6, 9, 11], z: i32[N, 6, 9, 11]) -> i32[N, 6, 9, 11] {
+  param w: f32[6, 1, 3, 3] = normal(0, 30)
+  return conv2d(widen(x), widen(quantize(w; 1.0)); pad = 1, groups = 6) + z
+}
+""")
+    weights = {"w": codes(6, 1, 3, 3, seed=1).astype(np.float32)}
+    x, z = codes(2, 6, 9, 11), np.arange(2 * 6 * 9 * 11, dtype=np.int32).reshape(2, 6, 9, 11) * 1000003
+    exe = mercer.compile(program, weights=weights, target=target)
+    np.testing.assert_array_equal(exe(x, z), program.evaluate(x, z, weights=weights)[0])
+
+
+@pytest.mark.parametrize("options", ["pad = 2, dilation = 2", "pad = 1, stride = 3"])
+def test_windows_without_pairs_stay_in_f32(options: str) -> None:
+    program = mercer.parse_text(f"""
+model M(x: i8[N, 6, 12, 12]) -> i32[N, 6, {4 if "3" in options else 12}, {4 if "3" in options else 12}] {{
+  param w: f32[6, 1, 3, 3] = normal(0, 30)
+  return conv2d(widen(x), widen(quantize(w; 1.0)); {options}, groups = 6)
+}}
+""")
+    weights = {"w": codes(6, 1, 3, 3, seed=1).astype(np.float32)}
+    assert rewrites(program, weights, codes(2, 6, 12, 12)) == "sum_in_f32"
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:generic"])
+@pytest.mark.parametrize("shift", [33, 37, 45])
+def test_scales_are_exact(target: str, shift: int) -> None:
+    """One f32 product gives the integers of the 64-bit one: for all sums at which they step, and for the largest."""
+    program = mercer.parse_text(f"""
+model M(x: i16[N, 8], y: i8[N, 8]) -> i8[N, 8] {{
+  param scale: f32[8] = zeros
+  return requantize(widen(x) * 256 + widen(y), i32(scale); shift = {shift}, zero = 3, low = -100)
+}}
+""")
+    rng = np.random.default_rng(3)
+    scale = (rng.integers(2**22, 2**23, 8) * 2 + 1).astype(np.float32) * 64
+    scale[0], scale[1] = 0.0, -scale[1]
+    with np.errstate(divide="ignore"):
+        steps = np.rint((np.arange(-130, 130)[:, None] + 0.5) * 2.0**shift / scale)
+    sums = np.concatenate([steps + k for k in range(-2, 3)] + [rng.integers(-(2**23), 2**23, (999, 8))])
+    sums = np.clip(sums, -(2**23), 2**23 - 129).astype(np.int32)
+    x, y = ((sums + 128) // 256).astype(np.int16), ((sums + 128) % 256 - 128).astype(np.int8)
+    exe = mercer.compile(program, weights={"scale": scale}, target=target)
+    np.testing.assert_array_equal(exe(x, y), program.evaluate(x, y, weights={"scale": scale})[0])
+    assert "scale_in_f32" in {e.rewrite for e in read_ledger(exe.artifact).fired()}
 
 
 def test_one_channel_stays_in_f32() -> None:

@@ -112,6 +112,13 @@ class Scope:
                     found = T.bind(self.word(read))
                 case Call("cast", (Call("floordiv", (x, Const(d))),), DType.I32) if words.is_high(x.dtype, d):
                     found = vm.kept(self.high(x, d))
+                case Call(
+                    "cast",
+                    (Call("min", (Call("max", (inner, Const(float() as low))), Const(float() as high))),),
+                    DType.I32,
+                ) if factors := words.nearest_factors(inner, low, high):
+                    x, y = map(self.value, factors)
+                    found = vm.kept(words.nearest(x, y, int(low), int(high)))
                 case Call(name, arguments, dtype):
                     result = function(name, [self.value(a) for a in arguments], arguments, dtype)
                     found = vm.kept(result) if dtype.is_integer else vm.let(result)

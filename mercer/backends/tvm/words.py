@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.vector_math import TirExpr
+from mercer.ir.index import Call, Expr
 from mercer.ir.types import Array, DType
 
 DOT = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
@@ -93,6 +94,41 @@ def scaled(a: TirExpr, b: TirExpr, rounding: int, divisor: int) -> TirExpr:
     even, odd = (vm.kept(tirx.reinterpret(f"int32x{width}", product)) for product in products)
     word = tirx.Shuffle([even, odd], [k + width if k % 2 else k + 1 for k in range(width)])
     return word >> vm.const(word, divisor.bit_length() - 33)
+
+
+NEAREST = 1 << 22
+"""Magnitude of the limits of `nearest`."""
+
+_SHIFT = 1.5 * 2**23
+_SHIFT_BITS = 0x4B400000
+
+
+def nearest_factors(e: Expr, low: Any, high: Any) -> tuple[Expr, Expr] | None:
+    """x and y of round(f64(x) * f64(y)), of f32, where `nearest` gives that within these limits."""
+    match e:
+        case Call("round", (Call("mul", (Call("cast", (x,), DType.F64), Call("cast", (y,), DType.F64))),)):
+            limits = all(abs(each) <= NEAREST and each == int(each) for each in (low, high))
+            on_cpu = vm.REGISTERS.get() == "global"
+            return (x, y) if limits and on_cpu and x.dtype is y.dtype is DType.F32 else None
+        case _:
+            return None
+
+
+def nearest(x: TirExpr, y: TirExpr, low: int, high: int) -> TirExpr:
+    """min(max(the integer nearest to x*y, low), high) as i32, of f32 whose product has 48 bits; a half goes to even.
+
+    A multiply-add that rounds once brings the integer to the last bits of a number whose order is that of its bits.
+    """
+    width = max(vm.lanes(x), vm.lanes(y))
+    x, y = vm.broadcast(x, width), vm.broadcast(y, width)
+    if vm.FUSED.get():
+        word = vm.kept(vm.bits(vm.fused(x, y, vm.const(x, _SHIFT))))
+        word = vm.kept(tirx.max(word, vm.const(word, _SHIFT_BITS + low)))
+        return vm.kept(tirx.min(word, vm.const(word, _SHIFT_BITS + high))) - vm.const(word, _SHIFT_BITS)
+    product = vm.kept(vm.cast(x, "float64") * vm.cast(y, "float64"))
+    limited = vm.kept(vm.maximum(vm.minimum(product, vm.const(product, high)), vm.const(product, low)))
+    shifted = vm.kept(limited + vm.const(product, 1.5 * 2.0**52))
+    return vm.cast(tirx.reinterpret(vm.like(product, "int64"), shifted), "int32")
 
 
 def packed(array: Array) -> Array:

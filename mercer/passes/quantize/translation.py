@@ -211,12 +211,16 @@ class Translation:
                 return form
 
     def requantized(self, sums: Sums, scale: float, operator: str, **attributes: AttributeValue) -> str:
-        """`requantize`, `rescale` or `wrap` of sums, to integers in units of `scale`."""
+        """`requantize`, `rescale` or `wrap` of sums, to integers in units of `scale`.
+
+        A multiplier has 24 bits before its zeros, as f32 has, and the last of them is 1, see `exact_scale`; a power of two
+        stays one.
+        """
         sums = self.settled(sums)
         ratio = sums.scale / scale
         largest = float(np.abs(ratio).max(initial=0.0))
         shift = 1 if largest == 0.0 else min(max(_MULTIPLIER_BITS - 1 - math.frexp(largest)[1], 1), 62)
-        multiplier = np.rint(ratio * 2.0**shift)
+        multiplier = np.rint(_odd((ratio * 2.0**shift).astype(np.float32)))
         if np.abs(multiplier).max(initial=0.0) > INT32:
             raise NoIntegerForm("its codes would be too small a part of its sums")
         stored = self.constant(multiplier.astype(np.int32), "multiplier")
@@ -394,3 +398,10 @@ class Translation:
         shaped = points.reshape(-1, *[1] * (rank - 1))
         (values,) = evaluate(lower(graph, self.library), {function.variable: shaped}, {}, DType.F64)
         return np.nan_to_num(values.astype(np.float64).reshape(-1), posinf=3.4e38, neginf=-3.4e38)
+
+
+def _odd(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Numbers from 2**24 on that are no powers of two, with an odd significand."""
+    bits = numbers.view(np.int32)
+    change = (np.abs(numbers) >= 2.0**24) & (bits & 0x7FFFFF != 0)
+    return np.where(change, bits | 1, bits).astype(np.int32).view(np.float32)

@@ -14,6 +14,7 @@ from mercer.backends.tvm.schedules import (
     pointwise,
     reduce,
     stencil,
+    stencil_pairs,
     transpose,
 )
 from mercer.backends.tvm.schedules.common import Choice, Options, Problem, Schedule
@@ -45,7 +46,7 @@ def candidates(problem: Problem) -> list[Choice]:
 
 def _choose(problem: Problem) -> Schedule:
     special = (fft_convolution.plan,) if problem.nest.algorithm == "fft" else ()
-    for plan in (*special, stencil.plan, convolution.plan):
+    for plan in (*special, stencil_pairs.plan, stencil.plan, convolution.plan):
         found = plan(problem)
         if isinstance(found, Schedule):
             return found
