@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from scipy import special
 
-from mercer.ir.index import call
+from mercer.backends.tvm.analysis import is_sign
+from mercer.ir.index import Expr, call
 from mercer.ir.types import Array
-from tests.backends.tvm_programs import Binary, axes, build, nest, program, read, tensor
+from tests.backends.tvm_programs import Binary, axes, build, nest, number, program, read, tensor
+
+X = read("x", "n")
 
 SMALL = np.concatenate([np.logspace(-44, 0, 20000), -np.logspace(-44, 0, 20000)]).astype(np.float32)
 
@@ -83,3 +86,36 @@ def test_atan2_in_all_quadrants() -> None:
     corners = np.array([0, -0.0, 1, -1, 0.3, -7, np.inf, -np.inf], np.float32)
     y, x = (a.ravel() for a in np.meshgrid(corners, corners))
     np.testing.assert_allclose(build(nests)(y=y, x=x)[0], np.arctan2(y, x), rtol=5e-7)
+
+
+def test_exp_of_what_is_never_positive() -> None:
+    """It takes fewer operations; vectors and single elements."""
+    body = call("exp", call("min", read("x", "n"), number(0.0)))
+    binary = build(program({"x": tensor("N")}, {}, [nest("y", axes(n="N"), body)], "y"))
+    special_values = np.array(
+        [np.nan, -np.inf, np.inf, 0.0, -0.0, -87.4, -103.0, -103.9, -104.5, -1e30, -1e-40], np.float32
+    )
+    for x in (grid(-104, 0), grid(-1, 0), -np.abs(SMALL), special_values, np.resize(special_values, 32)):
+        found = binary(x=x)[0].astype(np.float64)
+        expected = np.exp(np.minimum(x.astype(np.float64), 0))
+        assert np.array_equal(np.isnan(found), np.isnan(x))
+        error = np.abs(found - expected) / np.spacing(expected.astype(np.float32))
+        assert np.nanmax(error) <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("body", "sign"),
+    [
+        (call("min", X, number(0.0)), -1),
+        (call("mul", number(-0.5), call("max", X, number(0.0))), -1),
+        (call("mul", call("neg", X), call("neg", X)), 1),
+        (call("neg", call("add", call("abs", X), call("mul", X, X))), -1),
+        (call("max", X, call("neg", call("abs", X))), 0),
+        (call("mul", X, call("neg", X)), 0),
+        (call("min", X, number(0.5)), 0),
+        (call("sub", call("abs", X), number(1.0)), 0),
+    ],
+)
+def test_signs_that_are_known(body: Expr, sign: int) -> None:
+    """1 or -1 where the formula says so, 0 where it does not."""
+    assert [is_sign(body, s) for s in (-1, 1)] == [sign == -1, sign == 1]

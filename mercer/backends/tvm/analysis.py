@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TypeAlias
 
-from mercer.ir.index import Call, Expr, Read, computed, variables, walk
+from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, computed, variables, walk
 from mercer.ir.integers import ONE, ZERO, Atom, Computed, Dim, Extremum, IntExpr, Quotient, Remainder, Var
 from mercer.ir.types import TensorType
 
@@ -135,3 +135,27 @@ def in_bounds(read: Read, type: TensorType, ranges: Ranges) -> bool:
         never_negative(index, ranges) and never_negative(size - 1 - index, ranges)
         for index, size in zip(read.indices, type.shape, strict=True)
     )
+
+
+def is_sign(expr: Expr, sign: int) -> bool:
+    """Whether a real number is surely zero or of this sign (1 or -1), or NaN."""
+    match expr:
+        case Const(int() | float() as number):
+            return number * sign >= 0
+        case Call("neg", (x,)):
+            return is_sign(x, -sign)
+        case Call("max" | "min" as name, parts):
+            some = (name == "max") == (sign > 0)
+            return (any if some else all)(is_sign(x, sign) for x in parts)
+        case Call("mul", (a, b)) if a == b:
+            return sign > 0
+        case Call("mul" | "div", (a, b)):
+            return any(is_sign(a, s) and is_sign(b, s * sign) for s in (1, -1))
+        case Call("add", parts):
+            return all(is_sign(x, sign) for x in parts)
+        case Call("abs" | "sqrt" | "exp"):
+            return sign > 0
+        case Reduce(Reducer.SUM, _, body):
+            return is_sign(body, sign)
+        case _:
+            return False

@@ -11,6 +11,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm, words
+from mercer.backends.tvm.analysis import is_sign
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Const, Expr, Reducer
 from mercer.ir.types import DType
@@ -116,7 +117,9 @@ def function(name: str, values: Sequence[TirExpr], arguments: Sequence[Expr], dt
     if name in _COMPARE:
         return _COMPARE[name](*exact)
     table = _FLOAT if dtype.is_float else _INTEGER
-    if vm.element(exact[0]) == "float32" and name in vm.FAST:
+    if vm.element(exact[0]) == "float32" and name == "exp" and is_sign(arguments[0], -1):
+        result = vm.exp_of_negative(*exact)
+    elif vm.element(exact[0]) == "float32" and name in vm.FAST:
         result = vm.FAST[name](*exact)
     elif name in table:
         result = table[name](*exact)

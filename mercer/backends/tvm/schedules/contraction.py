@@ -23,7 +23,7 @@ from mercer.backends.tvm.analysis import flatten, free, free_in_integer, in_word
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
-from mercer.backends.tvm.schedules import operands, pairs, panels
+from mercer.backends.tvm.schedules import operands, pairs, panels, reduce
 from mercer.backends.tvm.schedules.common import (
     Problem,
     Refusal,
@@ -32,6 +32,7 @@ from mercer.backends.tvm.schedules.common import (
     count,
     operations,
     pick,
+    size,
     split,
     volume,
 )
@@ -69,6 +70,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
     best, options = found
     if best.cost * problem.target.lanes > 8.0 * calls:
         return Refusal("contraction", f"the best tile ({best}) would load more than it computes")
+    if best.cost * problem.target.lanes > 4.0 and _is_cheaper_along(problem, best, steps):
+        return Refusal("contraction", f"the best tile ({best}) costs more than vectors along the sum")
     detail = str(best)
     nest, best = _split(nest, best)
     problem = replace(problem, nest=nest)
@@ -77,6 +80,14 @@ def plan(problem: Problem) -> Schedule | Refusal:
     problem, packed, constants = operands.repacked(problem, best, order, reductions)
     constants += tuple(constant for name, constant in problem.constants.items() if name not in known)
     return replace(_schedule(problem, best, detail, steps, (*padded, *packed), constants), options=options)
+
+
+def _is_cheaper_along(problem: Problem, best: Tile, steps: int) -> bool:
+    """Whether vectors of partial results cost less than tiles, whose operands must then be gathered."""
+    along = reduce.plan(problem)
+    if not isinstance(along, Schedule) or problem.choice is not None:
+        return False
+    return along.cost * size(along.count) < best.cost * CYCLE * steps * volume(problem.nest.axes)
 
 
 def _split(nest: Nest, best: Tile) -> tuple[Nest, Tile]:
