@@ -147,7 +147,8 @@ class Tile:
         which asks for what comes later.
         """
         if isinstance(steps, int):
-            unrolled = math.gcd(steps, UNROLL)
+            # LLVM would sum products of integers in another order, for which registers do not suffice
+            unrolled = math.gcd(steps, UNROLL) if self.dtype == "float32" else 1
             with T.serial(int64(0), int64(steps // unrolled)) as group:
                 for number in range(unrolled):
                     self._step(sums, left, right, vm.let(group * int64(unrolled) + int64(number)), soon)
