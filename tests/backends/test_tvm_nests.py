@@ -293,7 +293,8 @@ def test_outputs_may_be_arguments_constants_views_and_repeated() -> None:
 
 def test_a_number() -> None:
     statements = [nest("s", (), total(read("x", "k"), k=5)), nest("t", (), call("exp", read("s")))]
-    check(program({"x": tensor(5)}, {}, statements, "s", "t"), {"x": (5,)})
+    binary = check(program({"x": tensor(5)}, {}, statements, "s", "t"), {"x": (5,)})
+    assert binary.families[-1] == "pointwise"
 
 
 def test_floats_are_not_simplified() -> None:

@@ -16,7 +16,7 @@ from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_
 from mercer.backends.tvm.schedules.normalize import all_axes, ranges_of
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Read, Reduce, Reducer, computed, walk
-from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import DType
 
@@ -25,7 +25,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     nest, target = problem.nest, problem.target
     lane = next((axis for axis in reversed(nest.axes) if axis.extent != IntExpr.constant(1)), None)
     if lane is None:
-        return Refusal("pointwise", "a single number")
+        return _number(problem)
     if refusal := _refuse(nest, lane):
         return refusal
     free_axes = _independent_of_positions(nest, lane)
@@ -51,6 +51,19 @@ def plan(problem: Problem) -> Schedule | Refusal:
 
     gathers = f", positions shared over {', '.join(a.name for a in free_axes)}" if free_axes else ""
     return Schedule("pointwise", f"vectors along {lane.name}{gathers}", nest, count(outer), cost, emit)
+
+
+def _number(problem: Problem) -> Schedule | Refusal:
+    """A nest with one element, which has nothing to be made vectors of."""
+    nest = problem.nest
+    if any(isinstance(e, Reduce) for e in walk(nest.body)):
+        return Refusal("pointwise", "a single number that is summed up")
+    place = flatten([ZERO] * len(nest.axes), nest.type)
+
+    def emit(scope: Scope, _position: TirExpr) -> None:
+        loops(scope, nest.axes, lambda inner: inner.store(inner.tensors[nest.target], place, inner.value(nest.body)))
+
+    return Schedule("pointwise", "a single number", nest, ONE, operations(nest.body), emit)
 
 
 def along(
