@@ -15,6 +15,7 @@ from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import combine, convert, function, identity, wide
+from mercer.backends.tvm.schedules.stencil_ahead import behind
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr
@@ -357,6 +358,7 @@ def band(scope: Scope, geometry: Plane, number: TirExpr) -> None:
     buffer = scope.tensors[BUFFER].buffer
     first = geometry.first(number)
     geometry.fill(scope, buffer, first)
+    runs = behind(geometry, scope, first)
     for group in geometry.groups:
         width = group.vectors * geometry.lanes
         last = max(0, geometry.width - width)
@@ -364,6 +366,8 @@ def band(scope: Scope, geometry: Plane, number: TirExpr) -> None:
         with T.serial(int64(0), int64(tiles)) as i:
             row = T.bind(T.min(i * int64(group.rows), int64(geometry.band - group.rows)))
             with T.serial(int64(0), int64(group.count)) as j:
+                for run in runs:
+                    run.ask(i * int64(group.count) + j, tiles * group.count)
                 column = T.bind(T.min(int64(group.start) + j * int64(width), int64(last)))
                 _Tile(scope, geometry, group, buffer, first, row, column).emit()
 
