@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mercer.ir.index import Call, Const, Expr, Index, Read, Reduce, Reducer, call, reads
+from mercer.ir import convolution
+from mercer.ir.index import Call, Const, Expr, Index, Read, Reduce, Reducer, call, reads, walk
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType
 from mercer.passes.cost import elements
@@ -16,6 +17,9 @@ from mercer.passes.manager import Level, Pass, PassContext
 EXACT = 1 << 24
 """Integers up to this magnitude are float32 numbers, and so are their sums and products as long as they stay below."""
 
+SHORT = 14
+"""Results in a row below which vectors of pairs of taps have too much of it that is not used."""
+
 
 @dataclass(frozen=True)
 class ExactFloat(Pass):
@@ -23,7 +27,8 @@ class ExactFloat(Pass):
 
     Needs Nests, best before `fuse`. Vector units multiply and add floats in one instruction and have no such
     instruction for 32-bit integers. The bound of a sum of products with constants is that of the constants' values.
-    Class: bit. A sum of fewer than `min_terms` terms is left alone.
+    Class: bit. A sum of fewer than `min_terms` terms is left alone. Of sums of products that will not be faster than
+    those of real numbers, the ledger says so: `faster_than_f32` is refused.
     """
 
     name: ClassVar[str] = "exact_float"
@@ -33,8 +38,10 @@ class ExactFloat(Pass):
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         state = _Sums(nests)
 
-        def attempt(_: Nest, e: Reduce) -> Expr | str:
+        def attempt(nest: Nest, e: Reduce) -> Expr | str:
             reason = self._obstacle(e, state)
+            if slow := _slow(nest, e, reason, state):
+                context.record_statement(self.name, "faster_than_f32", nest, Exactness.BIT, slow)
             return reason or call("cast", Reduce(Reducer.SUM, e.axes, state.real(e.body)), dtype=DType.I32)
 
         def record(statement: Statement, reason: str | None, costs: tuple[Cost, Cost] | None) -> None:
@@ -53,6 +60,23 @@ class ExactFloat(Pass):
             return "its terms are not sums and products of tensors"
         largest = state.largest_sum(e)
         return None if largest < EXACT else f"a partial sum may reach {largest:.0f}, which f32 rounds"
+
+
+def _slow(nest: Nest, e: Reduce, reason: str | None, state: Integers) -> str | None:
+    """Why a sum of integer products will take as long as one of f32, or longer; `reason` is why it is none."""
+    if not any(isinstance(part, Call) and part.function == "mul" for part in walk(e.body)):
+        return None
+    if reason is None:
+        return "its products are those of f32"
+    narrow = [read for read in reads(e.body) if read.dtype is DType.I16]
+    if not narrow:
+        return f"its products are those of i32: {reason}"
+    constants = {read.tensor for read in narrow if state.array(read.tensor) is not None}
+    alone = Nest(nest.target, nest.type, nest.axes, e, nest.origins)
+    found = convolution.recognize(alone, state.types, constants, DType.I32)
+    if isinstance(found, str) or found.channels > 1 or (row := found.windows[-1].outputs) >= SHORT:
+        return None
+    return f"its rows of {row} fill a part of a vector of pairs"
 
 
 @dataclass

@@ -205,6 +205,23 @@ model M(x: i16[N, 8], y: i8[N, 8]) -> i8[N, 8] {{
     assert "scale_in_f32" in {e.rewrite for e in read_ledger(exe.artifact).fired()}
 
 
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case(6, 6, 12, 28, groups=6), None),
+        (Case(6, 6, 7, 7, groups=6), "its rows of 7 fill a part of a vector of pairs"),
+        (Case(6, 6, 12, 12, groups=6, pad=2, dilation=2), "its products are those of f32"),
+        (Case(16, 16, 12, 12), None),
+    ],
+    ids=str,
+)
+def test_the_ledger_says_what_is_not_faster_than_in_f32(case: Case, reason: str | None) -> None:
+    weights = {"w": codes(case.outputs, case.channels // case.groups, *case.kernel, seed=1).astype(np.float32)}
+    exe = mercer.compile(mercer.parse_text(case.text(0, REQUANTIZED)), weights=weights)
+    found = [entry.reason for entry in read_ledger(exe.artifact).refused() if entry.rewrite == "faster_than_f32"]
+    assert found == ([] if reason is None else [reason])
+
+
 def test_one_channel_stays_in_f32() -> None:
     program = mercer.parse_text(Case(1, 8, 12, 12).text(0, "y"))
     weights = {"w": codes(8, 1, 3, 3, seed=1).astype(np.float32)}

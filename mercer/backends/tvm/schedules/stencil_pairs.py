@@ -268,8 +268,9 @@ class _Kernel:
         pairs, along = self.pairs, self.pairs.columns
         low, high = max(0, -along.before), min(along.size, pairs.pitch - along.before)
         begin, end = low + along.before, max(high, low) + along.before
-        for place in range(0, pairs.pitch, 16):
-            if place < begin or place + 16 > end:
+        needed = (along.outputs - 1) * along.stride + along.reach  # what lies further on is for no result
+        for place in range(0, needed, 16):
+            if place < begin or min(place + 16, needed) > end:
                 T.buffer_store(buffer, zeros, [_ramp(start + int64(place), 16)])
         source = pairs.windows.element(IntExpr.var(ROW), IntExpr.var(COLUMN))
         lanes = 2 * pairs.lanes
