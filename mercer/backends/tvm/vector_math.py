@@ -176,6 +176,7 @@ _EXP_SHORT = (1.0, 1.0, 0.49999992056, 0.16666419681, 0.041668228683, 0.00837485
 
 def exp_of_negative(x: TirExpr) -> TirExpr:
     """exp where x <= 0: fewer operations, and fewer that wait for each other (Estrin's scheme)."""
+    x = let(x)
     n, r = _reduced(let(select(x < const(x, -104.0), const(x, -104.0), x)), 127 + 64)
     c = [const(x, each) for each in _EXP_SHORT]
     square = let(r * r)
@@ -363,7 +364,7 @@ def erf(x: TirExpr) -> TirExpr:
     tail = (-1.72853470e-5, 3.83197126e-4), (-3.88396438e-3, 2.42546219e-2)
     r = let(polynomial(t, tail[0]) * s + polynomial(t, tail[1]))
     r = ((r * t + const(x, -1.06777877e-1)) * t + const(x, -6.34846687e-1)) * t + const(x, -1.28717512e-1)
-    outer = with_sign(const(x, 1.0) - exp(r * t - t), x)
+    outer = with_sign(const(x, 1.0) - exp_of_negative(r * t - t), x)
     inner = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
     return select(t > const(x, 0.927734375), outer, polynomial(s, inner) * x + x)
 

@@ -26,6 +26,9 @@ from mercer.ir.types import DType, TensorType
 VECTORS = 8
 """Sums of one pixel that stay in registers."""
 
+DEEP = 192
+"""Channels of all taps whose samples are multiplied at once: sums then seldom leave registers."""
+
 PLACES, WEIGHTS, SAMPLES, RESULT = "gather.places", "gather.weights", "gather.samples", "gather.result"
 """Memory of a thread."""
 
@@ -86,7 +89,7 @@ class Kernel:
     @property
     def together(self) -> int:
         """Taps whose samples are multiplied at once."""
-        return max(1, min(self.taps, 64 // self.depth))
+        return max(1, min(self.taps, DEEP // self.depth))
 
     @property
     def tile(self) -> int:
