@@ -36,7 +36,10 @@ WEIGHTS = 96 * 1024
 """Weights that every column reads again at most: they stay in the second-level cache."""
 
 WIDER = 4
-"""Output channels for an input channel up to which columns pay: of more, storing them piece by piece costs too much."""
+"""Output channels for an input channel from which on columns do not pay: they are stored piece by piece."""
+
+FEW = 64
+"""Input channels of which the first-level cache holds a whole row of pixels, from which more is stored in one piece."""
 
 PANEL, SUMS = "(column)", "(column sums)"
 
@@ -115,7 +118,8 @@ def plan(
         return Refusal("convolution", f"{convolution.pixels} pixels, less than two vectors")
     if convolution.outputs * convolution.channels > WEIGHTS:
         return Refusal("convolution", "weights that would not stay in cache")
-    if convolution.outputs > WIDER * convolution.channels:
+    widest = convolution.channels * (WIDER if convolution.channels > FEW or factor is not None else 1)
+    if convolution.outputs >= widest:
         return Refusal("convolution", f"{convolution.outputs} channels from {convolution.channels}")
     best = Columns(convolution, target.lanes, 6 if target.registers < 32 else 12)
     weights = packed(convolution, convolution.outputs, best.height, problem)

@@ -17,6 +17,9 @@ from mercer.ir.index import Axis, Expr, Read, reads, transform
 from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.types import TensorType
 
+LINE = 64
+"""Bytes that a cache gets at once."""
+
 _SUM = "(sum)"
 """Stands for the value of the reduction."""
 
@@ -52,12 +55,15 @@ class Epilogue:
 
     def ask(self, scope: Scope, batch: TirExpr, channel: TirExpr, pixel: TirExpr, rows: int, width: int) -> None:
         """For the lines of `width` pixels of so many channels that `store` will read and write: each is on a page of
-        its own, which nothing foresees."""
+        its own, which nothing foresees. Where channels begin with a line, so should `pixel`."""
         inside = scope.inside(self.axes, [batch, channel, pixel])
         names = {self.axes[1].name, self.axes[2].name}
         others = [r for r in dict.fromkeys(reads(self.body)) if r != self.total and names <= free(r)]
         plain = [r for r in others if r.pad is None and len(r.indices) == 1]
-        for row, column in itertools.product(range(rows), (0, width - 1)):
+        each = LINE // self.total.dtype.numpy.itemsize
+        pixels = self.axes[2].extent.value
+        columns = range(0, width, each) if pixels % each == 0 else (0, width - 1)
+        for row, column in itertools.product(range(rows), columns):
             here = inside.at({self.axes[1].name: row, self.axes[2].name: column})
             for read in plain:
                 tensor = scope.tensors[read.tensor]
