@@ -261,6 +261,17 @@ def test_heads_stay_inside_of_rows_that_share_their_matrices() -> None:
     assert "4 tile.row x 3 vectors of 8 e" in binary.compiled.steps[0].detail
 
 
+def test_sums_of_pixels_do_not_keep_what_follows_to_one_line() -> None:
+    """The two sums alone would leave the pixels of a line inside; with the layer all pixels are rows."""
+    mean = nest("m", axes(y=20, x=6), total(read("v", "y", "x", "k"), k=16))
+    square = nest("q", axes(y=20, x=6), mul(read("m", "y", "x"), total(read("v", "y", "x", "k"), k=16)))
+    body = mul(read("v", "y", "x", "c"), mul(read("m", "y", "x"), read("q", "y", "x")))
+    scaled = nest("o", axes(y=20, x=6, c=16), body)
+    binary = check(program({"v": tensor(20, 6, 16)}, {}, [mean, square, scaled], "o"), {"v": (20, 6, 16)})
+    assert binary.families == ["rows"]
+    assert binary.compiled.steps[0].detail.startswith("8 rows at a time")
+
+
 def test_few_rows_that_share_heavy_weights_stay_alone() -> None:
     binary = check(layers(64, 384, 512, 384), {"x": (64, 384)}, tolerance=1e-4)
     assert "rows" not in binary.families and "MiB again" in binary.compiled.steps[0].detail

@@ -101,7 +101,7 @@ def _finished(
     others = [s for s in statements if not own & {value.name for value in defined(s)}]
     needed = set(outputs).union(*map(read_names, others))
     members = sorted(group.members, key=lambda nest: position[nest.target])
-    return Rows(tuple(members), group.rank, frozenset(own - needed))
+    return Rows(tuple(members), _useful(members, group.rank), frozenset(own - needed))
 
 
 def _shared(group: Rows) -> Rows:
@@ -140,9 +140,9 @@ def _joined(source: _Open, mine: _Open, types: Mapping[str, TensorType]) -> _Ope
     if rank == 0:
         return "it reads other rows than its own"
     members = [*source.members, *mine.members]
-    rank = _useful(members, rank)
-    obstacle = next((o for member in members if (o := _obstacle(member, rank, types))), None)
-    obstacle = obstacle or _too_few(nest.axes[:rank]) or _too_long(members, rank)
+    useful = _useful(members, rank)
+    obstacle = next((o for member in members if (o := _obstacle(member, useful, types))), None)
+    obstacle = obstacle or _too_few(nest.axes[:useful]) or _too_long(members, useful)
     return obstacle or _Open(members, rank)
 
 
