@@ -213,8 +213,8 @@ class Translation:
     def requantized(self, sums: Sums, scale: float, operator: str, **attributes: AttributeValue) -> str:
         """`requantize`, `rescale` or `wrap` of sums, to integers in units of `scale`.
 
-        A multiplier has 24 bits before its zeros, as f32 has, and the last of them is 1, see `exact_scale`; a power of two
-        stays one.
+        A multiplier has 24 bits before its zeros, as f32 has, and the last of them is 1, see `exact_scale`; a power of
+        two stays one.
         """
         sums = self.settled(sums)
         ratio = sums.scale / scale
