@@ -114,6 +114,9 @@ def test_exp_of_what_is_never_positive() -> None:
         (call("mul", X, call("neg", X)), 0),
         (call("min", X, number(0.5)), 0),
         (call("sub", call("abs", X), number(1.0)), 0),
+        (call("div", call("abs", X), number(-2.0)), -1),
+        (call("div", call("abs", X), call("mul", X, X)), 1),
+        (call("div", call("abs", X), call("sqrt", X)), 0),  # sqrt(-0.0) is -0.0
     ],
 )
 def test_signs_that_are_known(body: Expr, sign: int) -> None:

@@ -149,6 +149,8 @@ def is_sign(expr: Expr, sign: int) -> bool:
             return (any if some else all)(is_sign(x, sign) for x in parts)
         case Call("mul", (a, b)) if a == b:
             return sign > 0
+        case Call("div", (_, b)) if not _is_divisor(b):
+            return False
         case Call("mul" | "div", (a, b)):
             return any(is_sign(a, s) and is_sign(b, s * sign) for s in (1, -1))
         case Call("add", parts):
@@ -157,5 +159,18 @@ def is_sign(expr: Expr, sign: int) -> bool:
             return sign > 0
         case Reduce(Reducer.SUM, _, body):
             return is_sign(body, sign)
+        case _:
+            return False
+
+
+def _is_divisor(expr: Expr) -> bool:
+    """Whether a real number is surely not -0.0, by which a positive one divided is -inf."""
+    match expr:
+        case Const(int() | float() as number):
+            return number != 0
+        case Call("mul", (a, b)):
+            return a == b
+        case Call("abs" | "exp"):
+            return True
         case _:
             return False

@@ -337,7 +337,8 @@ _ESTIMATES = {4: "llvm.x86.sse.rsqrt.ps", 8: "llvm.x86.avx.rsqrt.ps.256", 16: "l
 def rsqrt(x: TirExpr) -> TirExpr:
     """From the estimate y of the processor, a step of third order in e = 1 - x y^2; division takes four times as long.
 
-    The estimate takes denormals for zeros, so that they are scaled; of 0 and infinity it is right as it is.
+    The estimate takes denormals for zeros, so that they are scaled; of 0 and infinity it is right as it is. Makers of
+    processors estimate differently, so that last bits may differ between them.
     """
     width = lanes(x)
     if not FUSED.get() or element(x) != "float32" or width not in (1, *_ESTIMATES):
