@@ -47,9 +47,9 @@ def test_one_batch_is_not_enough(tmp_path: Path) -> None:
 
 
 def test_kernels_of_no_family_are_told(tmp_path: Path) -> None:
-    body = "SAMPLES = [{'N': 2}, {'N': 3}]\ndef reference(p, x):\n    return (abs(x) + x) / 2\n"
-    for length, generic in ((1, 1), (8, 0)):
-        spec = f"# S000 Relu\nmodel Test(x: f32[N, {length}]) -> f32[N, {length}] {{ return relu(x) }}\n"
+    body = "SAMPLES = [{'N': 2}, {'N': 3}]\ndef reference(p, x):\n    return (x > 0).any(1).astype('i4')\n"
+    for formula, generic in (("any(x > 0; axis = 1)", 1), ("max(x; axis = 1) > 0", 0)):
+        spec = f"# S000 Any\nmodel Test(x: f32[N, 16]) -> i32[N] {{ return i32({formula}) }}\n"
         (tmp_path / "s000_test.mer").write_text(spec)
         (tmp_path / "s000_test.py").write_text(body)
         (system,) = systems(tmp_path)

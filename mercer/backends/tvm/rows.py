@@ -109,6 +109,8 @@ def _shared(group: Rows) -> Rows:
     along the axis before, as heads after positions: rows of a tile then share what they are multiplied by."""
     if group.rank < 2 or _too_few(group.axes[:-1]) or _too_long(group.members, group.rank - 1):
         return group
+    if any(not nest.axes[group.rank - 1].extent.is_constant for nest in group.members):
+        return group
     for nest in group.members:
         before, last = (axis.name for axis in nest.axes[group.rank - 2 : group.rank])
         within = {read for e in walk(nest.body) if isinstance(e, Reduce) for read in reads(e.body)}
