@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from mercer.backends.tvm.sampled import merged, only_reader
+from mercer.backends.tvm.absorb import absorbed
 from mercer.backends.tvm.schedules import convolution
 from mercer.backends.tvm.schedules.common import Problem, Schedule
 from mercer.backends.tvm.target import Target
-from mercer.ir.nests import Nest, Nests, Statement
+from mercer.ir.nests import Nest, Nests
 
 
 def with_factors(nests: Nests, target: Target) -> Nests:
@@ -17,20 +15,14 @@ def with_factors(nests: Nests, target: Target) -> Nests:
 
     No rounding changes.
     """
-    statements = dict(enumerate(nests.statements))
     types, constants = nests.types(), {constant.name: constant for constant in nests.constants}
-    for number, producer in list(statements.items()):
-        if not isinstance(producer, Nest) or producer.target in nests.outputs:
-            continue
-        place = only_reader(statements, producer.target)
-        reader = statements[place] if place is not None else None
-        if place is None or not isinstance(reader, Nest):
-            continue
-        whole = merged(producer, reader)
-        computed = convolution.factor_of(whole)
-        if computed is None or convolution.factor_of(reader) is not None:
-            continue
-        if isinstance(convolution.plan(Problem(whole, types, constants, target)), Schedule):
-            statements[place] = whole
-            del statements[number]
-    return replace(nests, statements=tuple[Statement, ...](statements.values()))
+
+    def takes(_: Nest, reader: Nest) -> bool:
+        return convolution.factor_of(reader) is None
+
+    def pays(whole: Nest) -> bool:
+        if convolution.factor_of(whole) is None:
+            return False
+        return isinstance(convolution.plan(Problem(whole, types, constants, target)), Schedule)
+
+    return absorbed(nests, takes, pays)

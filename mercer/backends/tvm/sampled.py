@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
+from mercer.backends.tvm.absorb import absorbed
 from mercer.backends.tvm.analysis import is_computed
 from mercer.backends.tvm.schedules import gather
 from mercer.backends.tvm.schedules.common import Problem, Schedule
 from mercer.backends.tvm.schedules.normalize import normalize
 from mercer.backends.tvm.target import Target
-from mercer.ir.index import Expr, Read, Reduce, Reducer, reads, substitute, transform, walk
-from mercer.ir.lower import read_names
-from mercer.ir.nests import Nest, Nests, Statement
+from mercer.ir.index import Reduce, Reducer, reads, walk
+from mercer.ir.nests import Nest, Nests
 
 
 def with_samples(nests: Nests, target: Target) -> Nests:
@@ -21,27 +20,16 @@ def with_samples(nests: Nests, target: Target) -> Nests:
 
     No rounding changes but that of the sum, whose order is not fixed.
     """
-    statements = dict(enumerate(nests.statements))
     types, constants = nests.types(), {constant.name: constant for constant in nests.constants}
-    for number, producer in list(statements.items()):
-        if not isinstance(producer, Nest) or not _samples(producer) or producer.target in nests.outputs:
-            continue
-        place = only_reader(statements, producer.target)
-        reader = statements[place] if place is not None else None
-        if place is None or not isinstance(reader, Nest) or not _multiplies(reader, producer.target):
-            continue
-        whole = merged(producer, reader)
+
+    def takes(producer: Nest, reader: Nest) -> bool:
+        return _samples(producer) and _multiplies(reader, producer.target)
+
+    def pays(whole: Nest) -> bool:
         problem = Problem(whole, types, constants, target)
-        if isinstance(gather.plan(replace(problem, nest=normalize(whole, types))), Schedule):
-            statements[place] = whole
-            del statements[number]
-    return replace(nests, statements=tuple[Statement, ...](statements.values()))
+        return isinstance(gather.plan(replace(problem, nest=normalize(whole, types))), Schedule)
 
-
-def only_reader(statements: Mapping[int, Statement], name: str) -> int | None:
-    """The number of the one statement that reads a tensor."""
-    readers = [number for number, statement in statements.items() if name in read_names(statement)]
-    return readers[0] if len(readers) == 1 else None
+    return absorbed(nests, takes, pays)
 
 
 def _samples(nest: Nest) -> bool:
@@ -57,16 +45,3 @@ def _multiplies(nest: Nest, tensor: str) -> bool:
     inside = {read for e in sums for read in reads(e) if read.tensor == tensor}
     everywhere = {read for read in reads(nest.body) if read.tensor == tensor}
     return len(everywhere) == 1 and inside == everywhere and all(read.pad is None for read in everywhere)
-
-
-def merged(producer: Nest, reader: Nest) -> Nest:
-    """The reader with what the producer computes in the place of its reads."""
-
-    def change(expr: Expr) -> Expr:
-        if not isinstance(expr, Read) or expr.tensor != producer.target:
-            return expr
-        places = {axis.name: index for axis, index in zip(producer.axes, expr.indices, strict=True)}
-        return substitute(producer.body, places)
-
-    origins = tuple(dict.fromkeys((*producer.origins, *reader.origins)))
-    return replace(reader, body=transform(reader.body, change), origins=origins)
