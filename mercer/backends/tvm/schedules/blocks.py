@@ -47,6 +47,10 @@ def clear(buffer: Any, start: TirExpr, count: int, width: int) -> None:
         store(buffer, start + int64(place), zeros(size, str(buffer.dtype)))
 
 
+LINE = 64
+"""Bytes that a cache gets at once."""
+
+
 def prefetch(buffer: Any, place: TirExpr, write: bool = False, near: bool = True) -> None:
     """Ask for a cache line that will be read or written; a `near` one comes into the first-level cache."""
     T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[place]), int(write), 3 if near else 2, 1))

@@ -17,9 +17,6 @@ from mercer.ir.index import Axis, Expr, Read, reads, transform
 from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.types import TensorType
 
-LINE = 64
-"""Bytes that a cache gets at once."""
-
 _SUM = "(sum)"
 """Stands for the value of the reduction."""
 
@@ -60,7 +57,7 @@ class Epilogue:
         names = {self.axes[1].name, self.axes[2].name}
         others = [r for r in dict.fromkeys(reads(self.body)) if r != self.total and names <= free(r)]
         plain = [r for r in others if r.pad is None and len(r.indices) == 1]
-        each = LINE // self.total.dtype.numpy.itemsize
+        each = blocks.LINE // self.total.dtype.numpy.itemsize
         pixels = self.axes[2].extent.value
         columns = range(0, width, each) if pixels % each == 0 else (0, width - 1)
         for row, column in itertools.product(range(rows), columns):

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 FAR = 3 << 20
 """Bytes of source and result from which on they come from behind the second-level cache."""
 
-LINE = 64
-"""Bytes that a cache gets at once."""
-
 ROW, COLUMN = "row behind", "column behind"
 
 
@@ -49,7 +46,7 @@ class Run:
 
     def ask(self, number: TirExpr, parts: int) -> None:
         """For part `number`, into the second-level cache: the first one is in use."""
-        line = LINE // self.size
+        line = blocks.LINE // self.size
         share = -(-self.count // (line * parts))
         for k in range(share):
             place = self.start + number * int64(share * line) + int64(k * line)

@@ -22,8 +22,9 @@ from mercer.backends.tvm import vector_math as vm, words
 from mercer.backends.tvm.analysis import flatten, free
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
-from mercer.backends.tvm.schedules import operands, windows
+from mercer.backends.tvm.schedules import blocks, operands, windows
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count
+from mercer.backends.tvm.schedules.stencil_tile import BUFFER, COLUMN, ROW, vectors
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
@@ -33,7 +34,7 @@ from mercer.ir.nests import Nest
 from mercer.ir.types import Data, DType, TensorType
 
 FAMILY = "stencil"
-ROW, COLUMN, BUFFER, BAND = "row#", "column#", "band#", "band"
+BAND = "band"
 
 LARGEST = 12288
 """Elements of a band, which should stay in the first-level cache."""
@@ -262,7 +263,7 @@ class _Kernel:
                     self._fill_row(inside, buffer, start, zeros)
                 with T.Else():
                     for place in range(0, pairs.pitch, 16):
-                        T.buffer_store(buffer, zeros, [_ramp(start + int64(place), 16)])
+                        T.buffer_store(buffer, zeros, [blocks.at(start + int64(place), 16)])
 
     def _fill_row(self, scope: Scope, buffer: Any, start: TirExpr, zeros: TirExpr) -> None:
         pairs, along = self.pairs, self.pairs.columns
@@ -271,23 +272,15 @@ class _Kernel:
         needed = (along.outputs - 1) * along.stride + along.reach  # what lies further on is for no result
         for place in range(0, needed, 16):
             if place < begin or min(place + 16, needed) > end:
-                T.buffer_store(buffer, zeros, [_ramp(start + int64(place), 16)])
+                T.buffer_store(buffer, zeros, [blocks.at(start + int64(place), 16)])
         source = pairs.windows.element(IntExpr.var(ROW), IntExpr.var(COLUMN))
-        lanes = 2 * pairs.lanes
-        while lanes > max(1, high - low):
-            lanes //= 2
-        limits = ZERO, IntExpr.constant(along.size - 1)
 
-        def copy(column: TirExpr) -> None:
-            inside = scope.vector(COLUMN, column, lanes, limits)
-            place = T.bind(start + column + int64(along.before))
-            T.buffer_store(buffer, vm.broadcast(inside.value(source), lanes), [_ramp(place, lanes)])
+        def copy(inside: Scope) -> None:
+            place = T.bind(start + inside.indices[COLUMN] + int64(along.before))
+            value = vm.broadcast(inside.value(source), inside.width)
+            T.buffer_store(buffer, value, [blocks.at(place, inside.width)])
 
-        whole = max(0, high - low) // lanes
-        with T.serial(int64(0), int64(whole)) as block:
-            copy(T.bind(block * int64(lanes) + int64(low)))
-        if high - low > whole * lanes:
-            copy(int64(high - lanes))
+        vectors(scope, along.size, (low, high), 2 * pairs.lanes, copy)
 
     # --- a tile -------------------------------------------------------------------------------------------------------
 
@@ -312,7 +305,7 @@ class _Kernel:
             for step in range(pairs.steps):
                 place = base + int64(t * pairs.pitch + 2 * step)
                 value = vm.kept(
-                    tirx.reinterpret(vm.like(factors[0, 0, 0], "int32"), buffer[_ramp(place, 2 * pairs.lanes)])
+                    tirx.reinterpret(vm.like(factors[0, 0, 0], "int32"), buffer[blocks.at(place, 2 * pairs.lanes)])
                 )
                 for (r, k), kind in itertools.product(reached[t], range(pairs.kinds)):
                     if (kind, k, step) in factors:
@@ -388,7 +381,3 @@ def _part(value: TirExpr, start: int, width: int) -> TirExpr:
     if width == vm.lanes(value):
         return value
     return tirx.Shuffle([value], [tirx.const(start + k, "int32") for k in range(width)])
-
-
-def _ramp(start: TirExpr, lanes: int) -> TirExpr:
-    return T.ramp(start, int64(1), lanes) if lanes > 1 else start

@@ -15,6 +15,7 @@ from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import combine, convert, function, identity, wide
+from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.stencil_ahead import behind
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.vector_math import TirExpr
@@ -197,9 +198,9 @@ class Plane:
 
         def store(inside: Scope) -> None:
             place = start + inside.indices[COLUMN] + int64(along.before)
-            T.buffer_store(buffer, vm.broadcast(inside.value(source), inside.width), [_ramp(place, inside.width)])
+            T.buffer_store(buffer, vm.broadcast(inside.value(source), inside.width), [blocks.at(place, inside.width)])
 
-        _vectors(scope, along.size, (low, high), lanes, store)
+        vectors(scope, along.size, (low, high), lanes, store)
 
     def _sorted_copy(self, scope: Scope, buffer: Any, start: TirExpr, source: Expr, columns: tuple[int, int]) -> None:
         """Columns of even and of odd number are told apart in registers; for larger strides one by one."""
@@ -220,7 +221,7 @@ class Plane:
                 both = inside.value(source)
                 for k in range(2):
                     half = tirx.Shuffle([both], [tirx.const(i, "int32") for i in range(k, width, 2)])
-                    T.buffer_store(buffer, half, [_ramp(T.bind(place(column + int64(k))), self.lanes)])
+                    T.buffer_store(buffer, half, [blocks.at(T.bind(place(column + int64(k))), self.lanes)])
         with T.serial(int64(low + whole * width), int64(max(high, low))) as column:
             inside = scope.inside([axis], [column])
             T.buffer_store(buffer, inside.value(source), [place(column)])
@@ -307,7 +308,7 @@ def fill_line(scope: Scope, windows: Windows, buffer: Any, place: tuple[int, int
     with T.serial(int64(0), whole) as block:
         to = T.bind(low + block * int64(lanes))
         inside = scope.vector(COLUMN, T.bind(to - shift), lanes, (ZERO, axis.extent - 1))
-        T.buffer_store(buffer, vm.broadcast(inside.value(source), lanes), [_ramp(to + int64(begin), lanes)])
+        T.buffer_store(buffer, vm.broadcast(inside.value(source), lanes), [blocks.at(to + int64(begin), lanes)])
     with T.serial(low + whole * int64(lanes), T.max(high, low)) as to:
         inside = scope.inside([axis], [T.bind(to - shift)])
         T.buffer_store(buffer, inside.value(source), [to + int64(begin)])
@@ -327,13 +328,13 @@ def _fill(buffer: Any, start: TirExpr, low: int, end: int, value: TirExpr, lanes
         return
     if last - first <= 4:
         for k in range(first, last):
-            T.buffer_store(buffer, vector, [_ramp(start + int64(k * lanes), lanes)])
+            T.buffer_store(buffer, vector, [blocks.at(start + int64(k * lanes), lanes)])
         return
     with T.serial(int64(first), int64(last)) as k:
-        T.buffer_store(buffer, vector, [_ramp(start + k * int64(lanes), lanes)])
+        T.buffer_store(buffer, vector, [blocks.at(start + k * int64(lanes), lanes)])
 
 
-def _vectors(scope: Scope, size: int, columns: tuple[int, int], lanes: int, body: Callable[[Scope], None]) -> None:
+def vectors(scope: Scope, size: int, columns: tuple[int, int], lanes: int, body: Callable[[Scope], None]) -> None:
     """`body` for all `columns` (first, end) of a row of `size`; the last vector may overlap the one before."""
     low, high = columns
     while lanes > max(1, high - low):
@@ -344,10 +345,6 @@ def _vectors(scope: Scope, size: int, columns: tuple[int, int], lanes: int, body
         body(scope.vector(COLUMN, T.bind(block * int64(lanes) + int64(low)), lanes, limits))
     if (high - low) > whole * lanes:
         body(scope.vector(COLUMN, int64(high - lanes), lanes, limits))
-
-
-def _ramp(start: TirExpr, lanes: int) -> TirExpr:
-    return T.ramp(start, int64(1), lanes) if lanes > 1 else start
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -445,7 +442,7 @@ class _Tile:
 
     def _load(self, start: TirExpr) -> list[TirExpr]:
         lanes = self.geometry.lanes
-        return [vm.let(self.buffer[_ramp(start + int64(v), lanes)]) for v in self.starts]
+        return [vm.let(self.buffer[blocks.at(start + int64(v), lanes)]) for v in self.starts]
 
     def _add(self, row: int, weight: TirExpr, values: Sequence[TirExpr]) -> None:
         e, every = self.geometry.windows.reduction, vm.whole(self.geometry.lanes)
