@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mercer.backends.tvm.schedules.order import Stream, ordered, traffic
+from mercer.backends.tvm.schedules.weights_ahead import Ahead
 from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr
 from tests.backends.tvm_programs import assert_agrees, axes, build, mul, nest, normal, program, read, tensor, total
@@ -78,3 +79,33 @@ def test_operands_across_are_copied_for_each_block(heads: int, left: int, right:
     binary = build(program(types, {}, [state], "y"))
     assert "operands in panels" in binary.compiled.steps[0].detail
     assert_agrees(binary, {name: normal(*(n.value for n in type.shape)) for name, type in types.items()}, 1e-5)
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(49, 768, 1104), (50, 2048, 400), (24, 1000, 912)])
+def test_the_next_weights_are_asked_for(rows: int, inner: int, columns: int) -> None:
+    """Whole sums and blocks; the last piece has no next one."""
+    product = nest("y", axes(n=rows, m=columns), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=inner))
+    binary = build(program({"x": tensor(rows, inner)}, {"w": normal(columns, inner)}, [product], "y"))
+    assert "next weights ahead" in binary.compiled.steps[-1].detail
+    assert b"\x0f\x18" in binary.compiled.library, "no instruction that asks for a line"
+    assert_agrees(binary, {"x": normal(rows, inner)}, 1e-5)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(49, 496), (6, 1104)])
+def test_near_weights_are_not_asked_for(rows: int, columns: int) -> None:
+    """Those that a cache keeps, and those that hardly any tiles share."""
+    product = nest("y", axes(n=rows, m=columns), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=768))
+    binary = build(program({"x": tensor(rows, 768)}, {"w": normal(columns, 768)}, [product], "y"))
+    assert "ahead" not in binary.compiled.steps[-1].detail
+    assert b"\x0f\x18" not in binary.compiled.library
+
+
+def test_a_piece_of_weights() -> None:
+    """A tile of 16 columns: 768 steps of a line each, which ten tiles of rows ask for, one before every 8 steps."""
+    e = total(mul(read("x", "n", "k"), read("w", "t", "k", "m")), k=768)
+    loops = {loop("t#", 30): "t", loop("n#", 10): "n", loop("m#", 1): "m"}
+    ahead = Ahead.of(e, {"w": tensor(30, 768, 16)}, {"k": 768, "n": 5, "m": 16}, loops, "k")
+    assert ahead is not None
+    assert (ahead.piece, ahead.line, ahead.every, [axis.name for axis in ahead.around]) == (12288, 16, 8, ["n#"])
+    apart = Ahead.of(e, {"w": tensor(30, 768, 32)}, {"k": 768, "n": 5, "m": 16}, loops, "k")
+    assert apart is None, "the weights of a tile do not lie in a row"

@@ -39,6 +39,7 @@ from mercer.backends.tvm.schedules.common import (
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.schedules.order import Stream, ordered
 from mercer.backends.tvm.schedules.tile import Access, Search, Tile
+from mercer.backends.tvm.schedules.weights_ahead import Ahead, are_far
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, substitute, walk
 from mercer.ir.integers import ZERO, IntExpr
@@ -63,7 +64,9 @@ def plan(problem: Problem) -> Schedule | Refusal:
     calls = max(_calls(e.body) for e in reductions)
     search = Search(nest.axes, accesses, calls, steps, problem.target)
     scalar = in_words(nest.body)
-    tiles = (tile for tile in search.tiles() if tile.lane not in scalar)
+    tiles = (
+        tile for tile in search.tiles() if tile.lane not in scalar and (not problem.once or tile.is_exact(nest.axes))
+    )
     found = pick(tiles, lambda tile: tile.cost, lambda tile: tile.choice(nest.axes), problem.choice)
     if found is None:
         return Refusal("contraction", "no output axis of constant extent for vectors")
@@ -72,14 +75,14 @@ def plan(problem: Problem) -> Schedule | Refusal:
         return Refusal("contraction", f"the best tile ({best}) would load more than it computes")
     if best.cost * problem.target.lanes > 4.0 and _is_cheaper_along(problem, best, steps):
         return Refusal("contraction", f"the best tile ({best}) costs more than vectors along the sum")
-    detail = str(best)
+    detail, once = str(best), best.is_exact(nest.axes)
     nest, best = _split(nest, best)
     problem = replace(problem, nest=nest)
     reductions = [_ordered(e) for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce))]
     order = [*(axis.name for axis in nest.axes if axis.name != best.lane)]
     problem, packed, constants = operands.repacked(problem, best, order, reductions)
     constants += tuple(constant for name, constant in problem.constants.items() if name not in known)
-    return replace(_schedule(problem, best, detail, steps, (*padded, *packed), constants), options=options)
+    return replace(_schedule(problem, best, detail, steps, (*padded, *packed), constants), options=options, once=once)
 
 
 def _is_cheaper_along(problem: Problem, best: Tile, steps: int) -> bool:
@@ -133,14 +136,18 @@ def _schedule(
         cost = work * volume(blocks.inner)
         detail = f"{detail}, {blocks.size} of {blocks.axis.extent} {blocks.axis.name} at a time"
         detail += f", {len(blocks.panels)} operands in panels" if blocks.panels else ""
-        emit = _emit_blocks(nest, best, place, blocks)
+        ahead = _ahead(problem, best, (*blocks.outer, *blocks.inner), constants, blocks)
+        detail += ", next weights ahead" if ahead is not None else ""
+        emit = _emit_blocks(nest, best, place, replace(blocks, ahead=ahead))
         memory = (blocks.workspace, *(each.workspace for each in blocks.panels))
         return Schedule("contraction", detail, nest, count(blocks.outer), cost, emit, before, constants, memory)
     tiled = list(_ordered_loops(problem, best, tiled, work / CYCLE))
+    ahead = _ahead(problem, best, tiled, constants)
+    detail += ", next weights ahead" if ahead is not None else ""
     outer, inner, cost = split(tiled, work)
 
     def emit_tiles(scope: Scope, at: TirExpr) -> None:
-        loops(at_outer(scope, outer, at), inner, lambda inside: _tile(inside, nest, best, place))
+        loops(at_outer(scope, outer, at), inner, lambda inside: _tile(inside, nest, best, place, ahead))
 
     return Schedule("contraction", detail, nest, count(outer), cost, emit_tiles, before, constants)
 
@@ -158,6 +165,27 @@ def _ordered_loops(problem: Problem, best: Tile, tiled: Sequence[Axis], cycles: 
             loops_of = frozenset(f"{axis.name}#" for axis in nest.axes if axis.name in names)
             parts.append(Stream(bytes, loops_of))
     return ordered(tiled, parts, cycles)
+
+
+def _ahead(
+    problem: Problem,
+    best: Tile,
+    tiled: Sequence[Axis],
+    packed: Sequence[operands.Constant],
+    blocks: Blocks | None = None,
+) -> Ahead | None:
+    """The weights to ask for, in loops over tiles `tiled`; None where there is nothing to wait for."""
+    sums = list(dict.fromkeys(e for e in walk(problem.nest.body) if isinstance(e, Reduce)))
+    if len(sums) != 1 or not all(axis.extent.is_constant for axis in sums[0].axes):
+        return None
+    if not are_far(constant.type for constant in problem.constants.values()):
+        return None
+    e = _ordered(sums[0])
+    weights = {name: problem.types[name] for name in (*problem.constants, *(each.name for each in packed))}
+    extents = {axis.name: volume([axis]) for axis in e.axes} | dict(best.factors)
+    extents |= {blocks.axis.name: blocks.size} if blocks is not None else {}
+    inner = blocks.axis if blocks is not None else e.axes[-1]
+    return Ahead.of(e, weights, extents, {axis: axis.name.removesuffix("#") for axis in tiled}, inner.name)
 
 
 BLOCK = 128
@@ -189,6 +217,7 @@ class Blocks:
     dtype: DType
     volume: int
     panels: tuple[panels.Panels, ...] = ()
+    ahead: Ahead | None = None
 
     @property
     def count(self) -> int:
@@ -278,7 +307,7 @@ def _emit_blocks(nest: Nest, best: Tile, place: IntExpr, blocks: Blocks) -> Call
                 start = int64(0)
                 for axis, step in zip(blocks.inner, strides, strict=True):
                     start = start + inside.indices[axis.name] * int64(step)
-                _tile(inside, nest, best, place, _Block(blocks, number, T.bind(start)))
+                _tile(inside, nest, best, place, blocks.ahead, _Block(blocks, number, T.bind(start)))
 
             loops(replace(outside, done={}, outer=outside), blocks.inner, tile)
 
@@ -300,7 +329,9 @@ def _tiles(axis: Axis, best: Tile) -> IntExpr:
     return axis.extent // factor + axis.extent % factor
 
 
-def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr, block: _Block | None = None) -> None:
+def _tile(
+    scope: Scope, nest: Nest, best: Tile, place: IntExpr, ahead: Ahead | None, block: _Block | None = None
+) -> None:
     """One tile: its first element on every axis, then the code for its size."""
     starts: list[TirExpr] = []
     ragged: tuple[TirExpr, Axis] | None = None
@@ -318,19 +349,25 @@ def _tile(scope: Scope, nest: Nest, best: Tile, place: IntExpr, block: _Block | 
     if block is not None and block.blocks.panels:
         inside = inside.inside([replace(axis, name=panels.first(axis)) for axis in nest.axes], starts)
     if ragged is None:
-        _micro_kernel(inside, nest, best, best.factors, place, block)
+        _micro_kernel(inside, nest, best, best.factors, place, ahead, block)
         return
     whole_tile, axis = ragged
     with T.If(whole_tile):
         with T.Then():
-            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, best.factors, place, block)
+            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, best.factors, place, ahead, block)
         with T.Else():
             single = {**best.factors, axis.name: 1}
-            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, single, place, block)
+            _micro_kernel(replace(inside, done={}, outer=inside), nest, best, single, place, None, block)
 
 
 def _micro_kernel(
-    scope: Scope, nest: Nest, best: Tile, factors: Mapping[str, int], place: IntExpr, block: _Block | None
+    scope: Scope,
+    nest: Nest,
+    best: Tile,
+    factors: Mapping[str, int],
+    place: IntExpr,
+    ahead: Ahead | None,
+    block: _Block | None,
 ) -> None:
     """All outputs of a tile: accumulate, finish, store."""
     extent = next(axis.extent for axis in nest.axes if axis.name == best.lane)
@@ -339,9 +376,9 @@ def _micro_kernel(
     offsets = [dict(zip(factors, combination, strict=True)) for combination in itertools.product(*steps)]
     for e in dict.fromkeys(e for e in walk(nest.body) if isinstance(e, Reduce)):
         if block is None:
-            _accumulate(scope, _ordered(e), e, offsets, best.width)
+            _accumulate(scope, _ordered(e), e, offsets, best.width, ahead)
         else:
-            _accumulate_block(scope, _ordered(e), e, offsets, best.width, block)
+            _accumulate_block(scope, _ordered(e), e, offsets, best.width, ahead, block)
 
     def finish() -> None:
         for offset in offsets:
@@ -356,13 +393,16 @@ def _micro_kernel(
             finish()
 
 
-def _accumulate(scope: Scope, e: Reduce, key: Reduce, offsets: Sequence[dict[str, int]], width: int) -> None:
+def _accumulate(
+    scope: Scope, e: Reduce, key: Reduce, offsets: Sequence[dict[str, int]], width: int, ahead: Ahead | None
+) -> None:
     """Leave the value of the reduction for every element of the tile in `scope.done`."""
     totals = [vm.registers(width, wide(e.dtype)) for _ in offsets]
     everything = vm.whole(width)
     for total in totals:
         T.buffer_store(total, vm.broadcast(identity(e.reducer, e.dtype), width), [everything])
-    loops(scope, e.axes, lambda inside: _step(inside, e, totals, offsets, width))
+    run = loops if ahead is None else ahead.loops
+    run(scope, e.axes, lambda inside: _step(inside, e, totals, offsets, width))
     for total, offset in zip(totals, offsets, strict=True):
         at = scope.at(offset)
         at.done[at.key(key, free(key))] = vm.let(convert(total[everything], e.dtype))
@@ -376,7 +416,13 @@ def _step(scope: Scope, e: Reduce, totals: Sequence[Any], offsets: Sequence[dict
 
 
 def _accumulate_block(
-    scope: Scope, e: Reduce, key: Reduce, offsets: Sequence[dict[str, int]], width: int, block: _Block
+    scope: Scope,
+    e: Reduce,
+    key: Reduce,
+    offsets: Sequence[dict[str, int]],
+    width: int,
+    ahead: Ahead | None,
+    block: _Block,
 ) -> None:
     """The same for one block of the steps, on top of the sums in memory."""
     blocks, memory = block.blocks, scope.tensors[SUMS].buffer
@@ -393,13 +439,16 @@ def _accumulate_block(
             for total, place in zip(totals, places, strict=True):
                 T.buffer_store(total, memory[place], [everything])
 
-    def block_steps(inside: Scope) -> None:
-        with T.serial(int64(0), int64(blocks.size)) as i:
-            index = T.bind(block.number * int64(blocks.size) + i)
-            axes = [blocks.axis, replace(blocks.axis, name=panels.STEP)]
-            _step(inside.inside(axes, [index, i]), copied, totals, offsets, width)
+    first = T.bind(block.number * int64(blocks.size))
 
-    loops(scope, [axis for axis in e.axes if axis != blocks.axis], block_steps)
+    def step(inside: Scope) -> None:
+        index = T.bind(first + inside.indices[panels.STEP])
+        _step(inside.inside([blocks.axis], [index]), copied, totals, offsets, width)
+
+    inner = Axis(panels.STEP, IntExpr.constant(blocks.size))
+    run = loops if ahead is None else ahead.loops
+    axes = [*(axis for axis in e.axes if axis != blocks.axis), inner]
+    run(scope.inside([blocks.axis], [first]), axes, step)
     for total, place, offset in zip(totals, places, offsets, strict=True):
         T.buffer_store(memory, total[everything], [place])
         at = scope.at(offset)
