@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 import mercer
+from mercer.backends.tvm.ahead import Ahead, shares
 from mercer.backends.tvm.build import compile_nests
+from mercer.backends.tvm.lower import Scope
+from mercer.backends.tvm.primitives import kernel
 from mercer.backends.tvm.target import parse
+from mercer.ir.index import Axis
+from mercer.ir.integers import IntExpr
+from mercer.ir.nests import Nests, Primitive
+from mercer.passes.manager import PassContext, run_passes
+from mercer.passes.pipeline import INFERENCE
 
 SELECTIVE = """model M(x: f32[N, 9, {d}], delta: f32[N, 9, {d}], b: f32[N, 9, 4], c: f32[N, 9, 4]) -> f32[N, 9, {d}] {{
   param a: f32[{d}, 4] = uniform(-2, -0.1)
@@ -65,3 +73,52 @@ def test_the_last_axis_of_all_is_cut() -> None:
 
 def test_an_axis_that_is_mixed_is_not() -> None:
     assert check(MIXED) == "0 axes of rows"
+
+
+ATTENTION = """op causal(q: T[l, g, d], k: T[l, g, d], v: T[l, g, e]) -> T[l, g, e] {{
+  scan t < l {{
+    carry s[g, d, e] = 0
+    s[g, d, e] = s[g, d, e] + k[t, g, d]*v[t, g, e]
+    emit y[t, g, e] = sum[d] q[t, g, d]*s[g, d, e]
+  }}
+  return y
+}}
+model M(q: f32[{l}, 2, {d}], k: f32[{l}, 2, {d}], v: f32[{l}, 2, {e}]) -> f32[{l}, 2, {e}] {{
+  return causal(q, k, v)
+}}"""
+
+
+@pytest.mark.parametrize(("length", "d", "e"), [(64, 32, 48), (64, 18, 20), (70, 16, 16), (128, 64, 64)])
+def test_products_within_chunks(length: int, d: int, e: int) -> None:
+    check(ATTENTION.format(l=length, d=d, e=e))
+
+
+@pytest.mark.parametrize(("d", "e", "kept"), [(32, 48, False), (64, 64, False), (18, 20, True)])
+def test_a_state_that_tiles_cover_exactly_is_replaced(d: int, e: int, kept: bool) -> None:
+    program = mercer.parse_text(ATTENTION.format(l=64, d=d, e=e))
+    nests = run_passes(program.graph, INFERENCE, PassContext(library=program.library))
+    assert isinstance(nests, Nests)
+    scan = next(s for s in nests.statements if isinstance(s, Primitive) and s.scan is not None)
+    found = kernel(scan, nests.types(), parse("cpu:avx2"))
+    assert any("next" in operand.name for operand in found.scratch) is kept
+
+
+def test_every_line_is_fetched_once() -> None:
+    place = IntExpr.var("row") * 256 + IntExpr.var("line") * 16
+    axes = [Axis("row", IntExpr.constant(7)), Axis("line", IntExpr.constant(3))]
+    aheads = [Ahead("x", tuple(axes), place), Ahead("y", tuple(axes[1:]), place)]
+    for costs in ([1.0], [5.0, 0.0, 1.0, 30.0], [1.0] * 40, [0.0, 0.0]):
+        assert covered(aheads, costs) == {"x": list(range(21)), "y": list(range(3))}
+
+
+def covered(aheads: list[Ahead], costs: list[float]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {"x": [], "y": []}
+
+    class Recorded(Ahead):
+        def fetch(self, scope: Scope, first: int, end: int) -> None:
+            found[self.tensor] += range(first, end)
+
+    recorded = [Recorded(each.tensor, each.axes, each.place) for each in aheads]
+    for share in shares(recorded, costs):
+        share(Scope({}, {}, {}, {}))
+    return found

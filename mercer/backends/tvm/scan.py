@@ -11,19 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.analysis import elements, flatten, free, is_computed, stride
+from mercer.backends.tvm.ahead import Ahead, of_reads, shares
+from mercer.backends.tvm.analysis import elements, flatten
 from mercer.backends.tvm.function import Work
 from mercer.backends.tvm.kernel import Kernel, Operand
 from mercer.backends.tvm.lower import Scope, Tensor, int64, loops
 from mercer.backends.tvm.schedules import generic
 from mercer.backends.tvm.schedules.choose import choose
-from mercer.backends.tvm.schedules.common import Problem, count, size, unravel
+from mercer.backends.tvm.schedules.common import Problem, Schedule, count, size, unravel
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr, Read, reads, substitute, transform
@@ -32,11 +32,8 @@ from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement, defined
 from mercer.ir.types import TensorType
 
-FORESEEN = 1024
-"""Bytes of one step below which they are not fetched ahead."""
-
-LINE = 16
-"""Elements of a line of the cache."""
+COPY = 0.1
+"""Nanoseconds that it takes to copy an element of the state."""
 
 Rule = Callable[[Primitive, Mapping[str, TensorType]], Kernel]
 
@@ -52,17 +49,7 @@ class _Step:
 
     work: Work
     scratch: tuple[tuple[str, str], ...] = ()
-    ahead: tuple[_Ahead, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """What a statement reads of `tensor` at a step: lines from `place` on, over `axes`, `length` elements each."""
-
-    tensor: str
-    axes: tuple[Axis, ...]
-    length: int
-    place: IntExpr
+    ahead: tuple[Ahead, ...] = ()
 
 
 class _Scan:
@@ -100,7 +87,7 @@ class _Scan:
         self.scratch += [Operand(self._outer(name), self.types[name]) for name in self.kept]
 
     def kernel(self) -> Kernel:
-        cost = size(self.scan.extent) * sum(step.work.cost * size(step.work.count) for step in self.steps)
+        cost = size(self.scan.extent) * sum(_total(step.work) for step in self.steps)
         dims = self.scan.extent.dims().union(*(step.work.dims for step in self.steps)) - {self.scan.step}
         scratch = tuple(self.scratch)
         return Kernel(f"{len(self.rows)} axes of rows", count(self.rows), cost, self.emit, scratch, dims=dims)
@@ -117,36 +104,25 @@ class _Scan:
         types = {**self.types, **self.local}
         if isinstance(statement, Nest):
             problem = Problem(self._within_row(statement), types, {}, self.target)
-            schedule = generic.plan(problem, "inside of a scan") if self.target.is_cuda else choose(problem)
-            if schedule.before or schedule.constants or schedule.workspace:
-                schedule = generic.plan(problem, "inside of a scan")
-            if schedule.family == "generic":
+            schedule = self._schedule(problem)
+            if statement.target in self.following and not schedule.once:
+                once = self._schedule(replace(problem, once=True))
+                copy = COPY * size(elements(self.local[statement.target].shape))
+                schedule = once if once.once and _total(once) <= _total(schedule) + copy else schedule
+            if schedule.once:
                 self.once.add(statement.target)
-            return _Step(schedule, ahead=() if self.target.is_cuda else self._ahead(problem.nest))
+            outside = {name: self.types[name] for name in self.around}
+            return _Step(schedule, ahead=() if self.target.is_cuda else of_reads(problem.nest, outside, self.scan.step))
         work = self.rule(statement, types)
         scratch = [Operand(self._outer(operand.name), operand.type) for operand in work.scratch]
         self.scratch += scratch
         return _Step(work, tuple((a.name, b.name) for a, b in zip(work.scratch, scratch, strict=True)))
 
-    def _ahead(self, nest: Nest) -> tuple[_Ahead, ...]:
-        """What it reads of tensors that lie around the scan, in pieces that hardware does not foresee."""
-        found: list[_Ahead] = []
-        for read in dict.fromkeys(reads(nest.body)):
-            if read.tensor not in self.around or read.pad is not None or any(map(is_computed, read.indices)):
-                continue
-            type = self.types[read.tensor]
-            place = flatten(read.indices, type)
-            steps = {axis: stride(place, axis.name) for axis in nest.axes if axis.name in free(read)}
-            known = all(axis.extent.is_constant and step for axis, step in steps.items())
-            lane = next((axis for axis, step in steps.items() if step == 1), None)
-            if not known or lane is None or self.scan.step not in place.dims():
-                continue
-            lines = tuple(axis for axis in steps if axis != lane)
-            length, many = lane.extent.value, size(count(lines))
-            apart = min((abs(steps[axis] or 0) for axis in lines), default=0)
-            if many * length * type.dtype.numpy.itemsize >= FORESEEN and LINE <= length < apart:
-                found.append(_Ahead(read.tensor, lines, length, place - IntExpr.var(lane.name)))
-        return tuple(found)
+    def _schedule(self, problem: Problem) -> Schedule:
+        schedule = None if self.target.is_cuda else choose(problem)
+        if schedule is None or schedule.before or schedule.constants or schedule.workspace:
+            return generic.plan(problem, "inside of a scan")
+        return schedule
 
     def _outer(self, name: str) -> str:
         return f"{self.prefix}.{name}"
@@ -223,9 +199,10 @@ class _Scan:
         inside = replace(outside, tensors=tensors, dims=dims, done={}, outer=None)
         last = T.bind(scope.integer(self.scan.extent) - int64(1))
         later = replace(inside, dims={**dims, self.scan.step: T.bind(T.min(step + int64(1), last))})
-        for each in self.steps:
-            for ahead in each.ahead:
-                loops(later, ahead.axes, partial(_prefetch, ahead))
+        costs = [_total(each.work) for each in self.steps]
+        aheads = [ahead for each in self.steps for ahead in each.ahead]
+        for each, fetch in zip(self.steps, shares(aheads, costs), strict=True):
+            fetch(later)
             with T.serial(int64(0), inside.integer(each.work.count)) as i:
                 each.work.emit(replace(inside, done={}), i)
         for old, new in zip(self.carried, self.following, strict=True):
@@ -326,16 +303,13 @@ def _separate(body: Nests, scan: Scan) -> list[IntExpr]:
     return found
 
 
+def _total(work: Work) -> float:
+    """Nanoseconds."""
+    return work.cost * size(work.count)
+
+
 def _is_view(statement: Statement) -> bool:
     return isinstance(statement, Primitive) and statement.name == "reshape"
-
-
-def _prefetch(ahead: _Ahead, scope: Scope) -> None:
-    tensor = scope.tensors[ahead.tensor]
-    start = T.bind(scope.integer(ahead.place))
-    for k in range(0, ahead.length, LINE):
-        address = tirx.address_of(tensor.buffer[tensor.place(start + int64(k))])
-        T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *map(T.int32, (0, 3, 1))))
 
 
 def _copy(scope: Scope, source: Tensor, target: Tensor) -> None:

@@ -39,7 +39,8 @@ C = TypeVar("C")
 class Problem:
     """A nest to schedule, and what may be known about the tensors around it.
 
-    A family takes the candidate `choice` where it is one of its own, else the one that costs least.
+    A family takes the candidate `choice` where it is one of its own, else the one that costs least. With `once` it
+    looks for one that computes no element twice.
     """
 
     nest: Nest
@@ -47,6 +48,7 @@ class Problem:
     constants: Mapping[str, Constant]
     target: Target
     choice: Choice | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Schedule:
 
     `before` are nests to compute first (padded or repacked copies), `constants` the repacked constants; both are read
     by `nest`, the form of the nest that `emit` implements. `cost` estimates one outer iteration in nanoseconds. The
-    scope has `workspace` too, memory of static size that every thread has for itself.
+    scope has `workspace` too, memory of static size that every thread has for itself. Where every element is computed
+    `once`, it may take the place of one that nothing else reads.
     """
 
     family: str
@@ -80,6 +83,7 @@ class Schedule:
     constants: tuple[Constant, ...] = ()
     workspace: tuple[Operand, ...] = ()
     options: Options = Options()
+    once: bool = False
 
     @property
     def dims(self) -> frozenset[str]:

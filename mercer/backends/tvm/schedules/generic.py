@@ -20,4 +20,4 @@ def plan(problem: Problem, reason: str) -> Schedule:
 
         loops(at_outer(scope, outer, position), inner, element)
 
-    return Schedule("generic", reason, nest, count(outer), cost, emit)
+    return Schedule("generic", reason, nest, count(outer), cost, emit, once=True)

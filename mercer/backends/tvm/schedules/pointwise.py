@@ -49,8 +49,9 @@ def plan(problem: Problem) -> Schedule | Refusal:
 
         loops(at_outer(scope, outer, position), inner, row)
 
+    once = is_exact(lane, target.lanes, (low, high))
     gathers = f", positions shared over {', '.join(a.name for a in free_axes)}" if free_axes else ""
-    return Schedule("pointwise", f"vectors along {lane.name}{gathers}", nest, count(outer), cost, emit)
+    return Schedule("pointwise", f"vectors along {lane.name}{gathers}", nest, count(outer), cost, emit, once=once)
 
 
 def _number(problem: Problem) -> Schedule | Refusal:
@@ -97,6 +98,16 @@ def along(
     if (high - low) % width:
         vector(int64(high - width))
     _each(scope, axis, high, extent, body)
+
+
+def is_exact(axis: Axis, lanes: int, interior: tuple[int, int | None]) -> bool:
+    """Whether `along` computes no element twice."""
+    if not axis.extent.is_constant:
+        return True
+    length = (axis.extent.value if interior[1] is None else interior[1]) - interior[0]
+    while lanes > length:
+        lanes //= 2
+    return lanes < 2 or length % lanes == 0
 
 
 def _along_symbolic(scope: Scope, axis: Axis, lanes: int, body: Callable[[Scope], None]) -> None:

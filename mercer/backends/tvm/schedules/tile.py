@@ -43,6 +43,11 @@ class Tile:
         factors = [self.factors.get(name, 1) for name in names]
         return {"family": "contraction", "tile": factors, "lane": names.index(self.lane), "width": self.width}
 
+    def is_exact(self, axes: Sequence[Axis]) -> bool:
+        """Whether tiles do not overlap."""
+        extents = [(axis.extent, self.factors.get(axis.name, 1)) for axis in axes]
+        return all(not extent.is_constant or extent.value % factor == 0 for extent, factor in extents)
+
     @property
     def accumulators(self) -> int:
         return math.prod(self.factors.values()) // self.width
