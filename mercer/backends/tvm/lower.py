@@ -119,6 +119,8 @@ class Scope:
                 ) if factors := words.nearest_factors(inner, low, high):
                     x, y = map(self.value, factors)
                     found = vm.kept(words.nearest(x, y, int(low), int(high)))
+                case Call("add", (Const(1), Call("erf", (x,)))) if x.dtype is DType.F32:
+                    found = vm.let(vm.one_plus_erf(vm.let(self.value(x))))
                 case Call(name, arguments, dtype):
                     result = function(name, [self.value(a) for a in arguments], arguments, dtype)
                     found = vm.kept(result) if dtype.is_integer else vm.let(result)
