@@ -133,6 +133,11 @@ class Integers:
             case Reduce(Reducer.SUM, axes) if e.dtype is DType.I32 and all(axis.extent.is_constant for axis in axes):
                 largest = self.largest_sum(e)
                 return _meet((-largest, largest), everything)
+            case Call("mod", (_, Const(int() as divisor))) if e.dtype.is_integer and divisor > 0:
+                return 0.0, divisor - 1.0
+            case Call("floordiv", (a, Const(int() as divisor))) if e.dtype.is_integer and divisor > 0:
+                low, high = self.bound(a)
+                return float(low // divisor), float(high // divisor)
             case Call(function, arguments) if function in ARITHMETIC:
                 return _meet(_combine(function, [self.bound(a) for a in arguments]), everything)
             case _:
@@ -194,6 +199,12 @@ def all_of(dtype: DType) -> Interval:
         info = np.iinfo(str(dtype.numpy))
         return float(info.min), float(info.max)
     return -math.inf, math.inf
+
+
+def fits(interval: Interval, dtype: DType) -> bool:
+    """Whether all of it are numbers of an integer type, without the lowest, whose opposite is none."""
+    low, high = all_of(dtype)
+    return low < interval[0] and interval[1] <= high
 
 
 def _meet(a: Interval, b: Interval) -> Interval:

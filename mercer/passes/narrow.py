@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mercer.ir import convolution
-from mercer.ir.index import Axis, Call, Const, Expr, Read, Reduce, Reducer, call, variables
+from mercer.ir.index import Axis, Call, Const, Expr, Read, Reduce, Reducer, call, computed, reads, variables, walk
 from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType, TensorType
@@ -25,8 +25,9 @@ class Narrow(Pass):
     Needs Nests, best before `exact_float` and `fuse`. One instruction multiplies the pairs of two vectors of i16 and
     adds neighbours to i32, twice as many products as one of f32 has; it is modulo 2**32 what the sum of i32 is. Pairs
     lie along an axis of the sum: that along which the tensor lies in memory, for at least `min_lanes` outputs each, or
-    the channels of a convolution, or the rows of the windows of one that takes each channel by itself, which have at
-    most `max_taps` terms. Class: bit. A sum of fewer than `min_terms` terms is left alone.
+    the channels of a convolution or of samples of i16, or the rows of the windows of a convolution that takes each
+    channel by itself, which have at most `max_taps` terms. Class: bit. A sum of fewer than `min_terms` terms is left
+    alone.
     """
 
     name: ClassVar[str] = "narrow"
@@ -59,8 +60,11 @@ class Narrow(Pass):
             low, high = state.bound(read)
             if low <= LOWEST or high > HIGHEST:  # (-2**15)**2 + (-2**15)**2 is no i32
                 return f"%{read.tensor} may be as large as {max(-low, high):.0f}"
-        lies = self._lies_in_pairs(nest, e, data, weight, state.types[data.tensor])
-        return None if lies or self._is_convolution(nest, e, weight, state) else "its products have no pairs"
+        if self._lies_in_pairs(nest, e, data, weight, state.types[data.tensor]):
+            return None
+        if self._is_sampled(nest, data, weight, state) or self._is_convolution(nest, e, weight, state):
+            return None
+        return "its products have no pairs"
 
     def _lies_in_pairs(self, nest: Nest, e: Reduce, data: Read, weight: Read, type: TensorType) -> bool:
         """Whether neighbours in memory are multiplied by the weights of many outputs."""
@@ -74,6 +78,12 @@ class Narrow(Pass):
             return False
         lanes = [axis for axis in nest.axes if axis.name in variables(weight) - variables(data)]
         return any(axis.extent.is_constant and axis.extent.value >= self.min_lanes for axis in lanes)
+
+    def _is_sampled(self, nest: Nest, data: Read, weight: Read, state: Integers) -> bool:
+        """Whether samples of i16, whose channels can lie in pairs, are multiplied by the weights of many outputs."""
+        outputs = [axis for axis in nest.axes if axis.name in variables(weight) - variables(data)]
+        wide = any(axis.extent.is_constant and axis.extent.value >= self.min_lanes for axis in outputs)
+        return wide and data.pad is None and _has_samples(data.tensor, state)
 
     def _is_convolution(self, nest: Nest, e: Reduce, weight: Read, state: Integers) -> bool:
         """Whether it is a convolution of several channels of many pixels, or one of each channel by itself."""
@@ -95,7 +105,7 @@ class Narrow(Pass):
 def _factors(e: Reduce, state: Integers) -> tuple[Read, Read] | str:
     """(data, constant)"""
     match e.body:
-        case Call("mul", (Read() as a, Read() as b)):
+        case Call("mul", (left, right)) if (a := _read(left)) is not None and (b := _read(right)) is not None:
             constants = [read.pad is None and state.array(read.tensor) is not None for read in (a, b)]
             if any(constants) and not all(constants):
                 return (b, a) if constants[0] else (a, b)
@@ -104,9 +114,30 @@ def _factors(e: Reduce, state: Integers) -> tuple[Read, Read] | str:
     return "it is no sum of products with a constant"
 
 
+def _read(e: Expr) -> Read | None:
+    """What a factor reads, by way of i32 or not."""
+    match e:
+        case Read() | Call("cast", (Read(),)) if e.dtype is DType.I32:
+            read = e if isinstance(e, Read) else e.arguments[0]
+            return read if isinstance(read, Read) and read.dtype.is_integer else None
+        case _:
+            return None
+
+
+def _has_samples(tensor: str, state: Integers) -> bool:
+    """Whether it is made element by element of i16 at computed positions."""
+    definition = state.definitions.get(tensor)
+    if not isinstance(definition, Nest) or any(isinstance(e, Reduce) for e in walk(definition.body)):
+        return False
+    used = list(reads(definition.body))
+    if any(read.dtype is DType.I16 and computed(index) for read in used for index in read.indices):
+        return True
+    return any(_has_samples(read.tensor, state) for read in used if read.dtype is DType.I32)
+
+
 def _narrowed(e: Reduce, state: Integers) -> Expr:
     assert isinstance(e.body, Call)
-    factors = [_wide(read, state) for read in e.body.arguments if isinstance(read, Read)]
+    factors = [_wide(read, state) for read in map(_read, e.body.arguments) if read is not None]
     return Reduce(Reducer.SUM, e.axes, call("mul", *factors))
 
 

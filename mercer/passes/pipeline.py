@@ -36,6 +36,7 @@ from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
 from mercer.passes.narrow import Narrow
+from mercer.passes.narrow_samples import NarrowSamples
 from mercer.passes.order_products import OrderProducts
 from mercer.passes.pairwise import Pairwise
 from mercer.passes.quantize.equalize import Equalize
@@ -54,6 +55,7 @@ INFERENCE: tuple[Pass, ...] = (
     CommonSubexpressions(),
     DeadCode(),
     Lower(),
+    NarrowSamples(),
     Narrow(),  # before fuse, while the integers that it reads have nests of their own
     ExactFloat(),  # what is left
     Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone

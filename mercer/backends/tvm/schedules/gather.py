@@ -20,12 +20,15 @@ from mercer.backends.tvm.analysis import (
 )
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, count, size, volume
 from mercer.backends.tvm.schedules.gather_kernel import Kernel
+from mercer.backends.tvm.schedules.gather_words import WordKernel, packed
 from mercer.backends.tvm.schedules.normalize import all_axes, is_flat, position, ranges_of
-from mercer.backends.tvm.schedules.samples import FAMILY, Copies, Samples, find, moved, without_computed
+from mercer.backends.tvm.schedules.sample_terms import FAMILY
+from mercer.backends.tvm.schedules.samples import Copies, Samples, find, moved, without_computed
+from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Call, Const as Number, Expr, Index, Read, Reduce, call, reads, transform
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest
-from mercer.ir.types import DType, TensorType
+from mercer.ir.types import Data, TensorType
 
 CACHE = 24 << 10
 """Bytes of samples that stay in the first level of the cache."""
@@ -87,7 +90,7 @@ def _apart(samples: Samples) -> tuple[Samples, tuple[Nest, ...]]:
 def _prepared(found: Samples, copies: Copies, problem: Problem) -> Kernel | Refusal:
     """The kernel, once every operand is read in the layout that it wants."""
     lanes, channels = problem.target.lanes, found.channel.extent.value
-    width = min(lanes, 1 << (channels - 1).bit_length())
+    width = 2 * lanes if found.sample is not None else min(lanes, 1 << (channels - 1).bit_length())
     padding = -channels % width
     new: dict[Expr, Expr] = {}
     for term in found.terms:
@@ -104,8 +107,15 @@ def _prepared(found: Samples, copies: Copies, problem: Problem) -> Kernel | Refu
     columns = 0
     if found.matrix is not None:
         columns = min(2 * lanes, 1 << (found.result.extent.value - 1).bit_length())
-        new[found.matrix] = _packed(found.matrix, found, copies, columns)
+        matrix: Read | Refusal = _packed(found.matrix, found, copies, columns)
+        if found.sample is not None:
+            matrix = _in_words(matrix, copies, width)
+        if isinstance(matrix, Refusal):
+            return matrix
+        new[found.matrix] = matrix
     changed = _replaced(found, new)
+    if found.sample is not None:
+        return WordKernel(changed, problem.target, width, columns, 0)
     return Kernel(changed, problem.target, width, columns, _block(changed, copies))
 
 
@@ -142,7 +152,20 @@ def _replaced(found: Samples, new: dict[Expr, Expr]) -> Samples:
         root=change(found.root),
         terms=terms,
         matrix=None if found.matrix is None else read(found.matrix),
+        sample=None if found.sample is None else change(found.sample),
     )
+
+
+def _in_words(matrix: Read, copies: Copies, width: int) -> Read | Refusal:
+    """The packed matrix with words of two channels."""
+    constant = copies.constants.pop(matrix.tensor, None)
+    if constant is None or constant.data.array is None:
+        return Refusal(FAMILY, f"the weights of 16 bits in %{matrix.tensor} are no constant")
+    array = packed(constant.data.array, width)
+    name = f"{constant.name}.words[{width}]"
+    copies.constants[name] = Constant(name, TensorType.of(array), Data(array))
+    copies.types[name] = copies.constants[name].type
+    return replace(matrix, tensor=name)
 
 
 def _channels_last(read: Read, found: Samples, copies: Copies, padding: int) -> Read | Refusal:
@@ -210,7 +233,12 @@ def _packed(matrix: Read, found: Samples, copies: Copies, columns: int) -> Read:
     at = place if result.extent.value % columns == 0 else place.minimum(result.extent - 1)
     body: Expr = moved(matrix, {result.name: at})
     if result.extent.value % columns:
-        body = call("where", call("lt", Index(place), Index(result.extent)), body, Number(0.0, DType.F32))
+        body = call(
+            "where",
+            call("lt", Index(place), Index(result.extent)),
+            body,
+            Number(0.0 if body.dtype.is_float else 0, body.dtype),
+        )
     text = f"{matrix.tensor}.columns[{position(matrix, copies.types[matrix.tensor])} by {', '.join(map(str, axes))}]"
     name = copies.of(text, axes, body)
     here = {block.name: IntExpr.var(result.name) // columns, inside.name: IntExpr.var(result.name) % columns}

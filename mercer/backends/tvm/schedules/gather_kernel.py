@@ -6,8 +6,9 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
@@ -15,7 +16,8 @@ from mercer.backends.tvm.analysis import flatten, free, free_in_atom, is_compute
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules.common import operations, size, unravel, volume
-from mercer.backends.tvm.schedules.samples import Samples, product
+from mercer.backends.tvm.schedules.sample_terms import product
+from mercer.backends.tvm.schedules.samples import Samples
 from mercer.backends.tvm.schedules.transpose import turned
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
@@ -43,6 +45,9 @@ class Kernel:
     A tile goes through `block` taps of the first axis at a time, whose part of the data stays in cache; 0: all at once.
     """
 
+    element: ClassVar[str] = "float32"
+    """Of the sums."""
+
     samples: Samples
     target: Target
     width: int
@@ -68,6 +73,11 @@ class Kernel:
     def depth(self) -> int:
         """Channels, filled up to whole vectors."""
         return -(-self.samples.channel.extent.value // self.width) * self.width
+
+    @property
+    def rows_of_tap(self) -> int:
+        """Rows of the packed matrix for one tap."""
+        return self.samples.channel.extent.value
 
     @property
     def breadth(self) -> int:
@@ -127,9 +137,10 @@ class Kernel:
         sizes = {PLACES: points, WEIGHTS: points, RESULT: self.tile * self.breadth}
         if self.samples.matrix is not None:
             sizes[SAMPLES] = self.tile * self.together * self.depth
-        dtype = {PLACES: DType.I32}
+        dtypes = {PLACES: DType.I32}
+        sums = DType.F32 if self.element == "float32" else DType.I32
         return tuple(
-            Operand(name, TensorType(dtype.get(name, DType.F32), (IntExpr.constant(n),))) for name, n in sizes.items()
+            Operand(name, TensorType(dtypes.get(name, sums), (IntExpr.constant(n),))) for name, n in sizes.items()
         )
 
     def own(self, scope: Scope, name: str) -> Any:
@@ -156,7 +167,7 @@ class Kernel:
 
     def _tile(self, scope: Scope, start: TirExpr, pixels: int) -> None:
         found = self.samples
-        points = _Points(self, start, pixels)
+        points = Points(self, start, pixels)
         points.fill(scope)
         if found.matrix is None:
             self._sums(scope, points)
@@ -167,7 +178,7 @@ class Kernel:
         else:
             self._finish_turned(scope, start, pixels)
 
-    def _sums(self, scope: Scope, points: _Points) -> None:
+    def _sums(self, scope: Scope, points: Points) -> None:
         """The sum over all taps for every channel of a pixel, in registers for a block of taps at a time."""
         taps = self.samples.taps
         if not self.block:
@@ -180,18 +191,18 @@ class Kernel:
             self._sums_over(scope, points, taps, (first, T.bind(T.min(first + int64(self.block), int64(extent)))))
 
     def _sums_over(
-        self, scope: Scope, points: _Points, taps: Sequence[Axis], part: tuple[TirExpr, TirExpr] | None
+        self, scope: Scope, points: Points, taps: Sequence[Axis], part: tuple[TirExpr, TirExpr] | None
     ) -> None:
         """With a `part` of the first tap axis, its sums are added to the result; without one they are the result."""
         result, everything = self.own(scope, RESULT), vm.whole(self.width)
         whole, rest = divmod(self.depth // self.width, VECTORS)
 
         def block(scope: Scope, first: TirExpr, vectors: int, pixel: TirExpr) -> None:
-            totals = [vm.registers(self.width, "float32") for _ in range(vectors)]
+            totals = [vm.registers(self.width, self.element) for _ in range(vectors)]
             corner = T.bind(pixel * int64(self.depth) + first)
             places = [T.ramp(corner + int64(k * self.width), 1, self.width) for k in range(vectors)]
             for total, place in zip(totals, places, strict=True):
-                start = vm.broadcast(_zero(), self.width) if part is None else result[place]
+                start = vm.broadcast(tirx.const(0, self.element), self.width) if part is None else result[place]
                 T.buffer_store(total, start, [everything])
 
             def tap(inside: Scope) -> None:
@@ -216,21 +227,23 @@ class Kernel:
             if rest:
                 block(here, int64(whole * VECTORS * self.width), rest, pixel)
 
-    def _clear(self, scope: Scope, points: _Points) -> None:
+    def _clear(self, scope: Scope, points: Points) -> None:
         result, width = self.own(scope, RESULT), self.lanes if self.columns else self.width
         with T.serial(int64(0), int64(points.pixels * self.breadth // width)) as i:
-            T.buffer_store(result, vm.broadcast(_zero(), width), [T.ramp(i * int64(width), 1, width)])
+            T.buffer_store(
+                result, vm.broadcast(tirx.const(0, self.element), width), [T.ramp(i * int64(width), 1, width)]
+            )
 
-    def _multiplied(self, scope: Scope, points: _Points) -> None:
+    def _multiplied(self, scope: Scope, points: Points) -> None:
         """The samples of some taps, and their products with the matrix added to the result, until all taps are done."""
         self._clear(scope, points)
         with T.serial(int64(0), int64(-(-self.taps // self.together))) as group:
             first = T.bind(group * int64(self.together))
             some = T.bind(T.min(int64(self.taps) - first, int64(self.together)))
-            self._gathered(scope, points, first, some)
+            self.gathered(scope, points, first, some)
             self._product(scope, points.pixels, first, some)
 
-    def _gathered(self, scope: Scope, points: _Points, first: TirExpr, some: TirExpr) -> None:
+    def gathered(self, scope: Scope, points: Points, first: TirExpr, some: TirExpr) -> None:
         """Samples at some of the taps: [pixel, tap, channel]."""
         samples, vectors = self.own(scope, SAMPLES), self.depth // self.width
         with T.serial(int64(0), int64(points.pixels)) as pixel:
@@ -247,7 +260,7 @@ class Kernel:
                         T.buffer_store(samples, value, [place])
 
     def _sampled(
-        self, scope: Scope, points: _Points, pixel: TirExpr, first: TirExpr, totals: Sequence[TirExpr | None]
+        self, scope: Scope, points: Points, pixel: TirExpr, first: TirExpr, totals: Sequence[TirExpr | None]
     ) -> list[TirExpr]:
         """The sum over the terms at one tap of a pixel on top of `totals`, for consecutive vectors of channels."""
         found = self.samples
@@ -282,13 +295,13 @@ class Kernel:
         """Samples at some of the taps times their part of the matrix, added to the result: [pixel, column]."""
         found, width = self.samples, self.lanes
         assert found.matrix is not None
-        channels, data = found.channel.extent.value, scope.tensors[found.matrix.tensor].buffer
+        channels, data = self.rows_of_tap, scope.tensors[found.matrix.tensor].buffer
         samples, result = self.own(scope, SAMPLES), self.own(scope, RESULT)
         vectors, stride = self.columns // width, self.together * self.depth
         whole = vm.whole(width)
 
         def tile(block: TirExpr, top: TirExpr, rows: int) -> None:
-            totals = [[vm.registers(width, "float32") for _ in range(vectors)] for _ in range(rows)]
+            totals = [[vm.registers(width, self.element) for _ in range(vectors)] for _ in range(rows)]
             corner = T.bind(top * int64(self.breadth) + block * int64(self.columns))
             places = [
                 [T.ramp(corner + int64(r * self.breadth + v * width), 1, width) for v in range(vectors)]
@@ -306,7 +319,7 @@ class Kernel:
                 for r in range(rows):
                     sample = vm.broadcast(vm.let(samples[left + int64(r * stride) + column]), width)
                     for v in range(vectors):
-                        T.buffer_store(totals[r][v], totals[r][v][whole] + sample * row[v], [whole])
+                        T.buffer_store(totals[r][v], self.added(totals[r][v][whole], sample, row[v]), [whole])
 
             if channels == self.depth:
                 with T.serial(int64(0), some * int64(channels)) as k:
@@ -325,6 +338,14 @@ class Kernel:
                     tile(block, T.bind(i * int64(self.rows)), self.rows)
             if rest:
                 tile(block, int64(tiles * self.rows), rest)
+
+    def added(self, total: TirExpr, sample: TirExpr, row: TirExpr) -> TirExpr:
+        """A sum and a product of a sample, in all lanes, with a row of the matrix."""
+        return total + sample * row
+
+    def weight(self, scope: Scope, k: int) -> TirExpr | None:
+        """What points keep for term k; None where that is kept with another term."""
+        return scope.value(product(self.samples.terms[k].weights))
 
     def _finish(self, scope: Scope, start: TirExpr, pixels: int) -> None:
         """The rest of the body, vectors of results."""
@@ -374,7 +395,7 @@ class Kernel:
         at.store(at.tensors[nest.target], place, at.value(nest.body))
 
 
-class _Points:
+class Points:
     """Positions and weights of all taps and pixels of a tile, for every term, in scratch memory.
 
     They are computed in vectors along `lane`, the pixels or a tap axis, whichever the data lie along.
@@ -420,12 +441,14 @@ class _Points:
         places, weights = self.kernel.own(scope, PLACES), self.kernel.own(scope, WEIGHTS)
 
         def some(at: Scope, _: TirExpr) -> None:
-            for k, term in enumerate(found.terms):
+            for k in range(len(found.terms)):
                 place = self._at(at, k, at.indices[found.pixel.name] - self.start)
                 vector = T.ramp(place, 1, at.width) if at.width > 1 else place
                 moving = vm.cast(at.integer(self.moving[k]), "int32")
                 T.buffer_store(places, vm.broadcast(moving, at.width), [vector])
-                T.buffer_store(weights, vm.broadcast(at.value(product(term.weights)), at.width), [vector])
+                weight = self.kernel.weight(at, k)
+                if weight is not None:
+                    T.buffer_store(weights, vm.broadcast(weight, at.width), [vector])
 
         def walk(scope: Scope, axes: Sequence[Axis]) -> None:
             if not axes:
@@ -469,7 +492,3 @@ def _vectors(
 
     with T.serial(int64(0), int64(-(-extent // width))) as i:
         at(T.bind(T.min(i * int64(width), int64(extent - width))))
-
-
-def _zero() -> TirExpr:
-    return T.float32(0)

@@ -5,6 +5,8 @@ channels. `find` brings a nest into the form
 
     finish(sum over taps of (sum over terms of weight * tensor[position, channel]))
 
+or, for integers of 16 bits that a matrix multiplies, with a function of that sum of terms in its place,
+
 where weights and positions are those of a pixel and a tap, and every tensor has its channels last and room for all
 positions, so that a sample is a contiguous vector without a condition.
 """
@@ -24,28 +26,16 @@ from mercer.backends.tvm.analysis import (
 )
 from mercer.backends.tvm.schedules.common import Problem, Refusal, size
 from mercer.backends.tvm.schedules.normalize import all_axes, is_flat
+from mercer.backends.tvm.schedules.sample_terms import FAMILY, Term, blend_of, matrix_of, root_of, terms_of
 from mercer.ir.evaluate import evaluate_statement
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, call, children, reads, rebuild, walk
+from mercer.ir.index import Axis, Const, Expr, Index, Read, Reduce, Reducer, call, children, reads, rebuild, walk
 from mercer.ir.integers import ONE, ZERO, Atom, Computed, Extremum, IntExpr, Quotient, Remainder, Var
 from mercer.ir.nests import Nest
 from mercer.ir.types import Data, DType, TensorType
 
-FAMILY = "gather"
-
-MOST_TERMS = 16
-
 PIXEL = "pixel"
 """The axis that stands for all pixels of a plane."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """The product of `weights`, which do not depend on the channel, and `vectors`, which do, with a sample."""
-
-    weights: tuple[Expr, ...]
-    vectors: tuple[Expr, ...]
-    sample: Read
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class Samples:
 
     `channel` is the result axis itself, or, where `matrix` is not None, an axis of the reduction: then the samples of
     a pixel are multiplied by it, a read of tap and channel and the result axis. `root` is the part of the body that is
-    that sum. `limits[sample]` are the indices that must be clamped, with their highest values.
+    that sum. `sample`, where there is one, is what the sum of the terms at a tap, read as `BLEND`, becomes.
     """
 
     nest: Nest
@@ -66,6 +56,7 @@ class Samples:
     taps: tuple[Axis, ...]
     terms: tuple[Term, ...]
     matrix: Read | None
+    sample: Expr | None = None
 
     @property
     def channels_last(self) -> bool:
@@ -78,8 +69,9 @@ def find(problem: Problem) -> Samples | Refusal:
     gathered = [read for read in dict.fromkeys(reads(nest.body)) if any(map(is_computed, read.indices))]
     if not any(isinstance(e, Read) for read in gathered for part in children(read) for e in walk(part)):
         return Refusal(FAMILY, "no read at a position computed from data")
-    if nest.type.dtype is not DType.F32 or any(read.dtype is not DType.F32 for read in gathered):
-        return Refusal(FAMILY, "not of float32")
+    real = nest.type.dtype is DType.F32 and all(read.dtype is DType.F32 for read in gathered)
+    if not real and all(read.dtype is not DType.I16 for read in gathered):
+        return Refusal(FAMILY, "neither of float32 nor of int16")
     around = [e for e in dict.fromkeys(walk(nest.body)) if isinstance(e, Reduce) and set(reads(e)) & set(gathered)]
     if len(around) > 1 or any(e.reducer is not Reducer.SUM for e in around):
         return Refusal(FAMILY, "more than one reduction, or not a sum")
@@ -151,21 +143,30 @@ def _along(nest: Nest, axis: Axis, channel: Axis) -> Samples | Refusal:
     gathered = [read for read in everywhere if channel.name in free(read)]
     if not gathered or not all(_is_sample(read, channel) for read in gathered):
         return Refusal(FAMILY, f"positions depend on {axis.name}")
-    root = _root(nest.body, gathered)
+    root = root_of(nest.body, gathered)
     if root is None:
         return Refusal(FAMILY, "samples of several sums")
     inner = root.body if isinstance(root, Reduce) else root
-    terms = _terms(inner, frozenset(gathered), channel.name)
+    sample: Expr | None = None
+    if gathered[0].dtype is DType.F32:
+        terms = terms_of(inner, frozenset(gathered), channel.name)
+    else:
+        blend = blend_of(root, gathered, channel)
+        terms, sample = (None, None) if blend is None else blend
     if terms is None:
         return Refusal(FAMILY, "not linear in the samples")
     matrix: Read | None = None
     result, taps = channel, root.axes if isinstance(root, Reduce) else ()
     if channel not in nest.axes:
         taps = tuple(other for other in taps if other != channel)
-        split = _matrix(terms, nest, channel, taps)
+        split = matrix_of(terms, nest, channel, taps)
         if isinstance(split, Refusal):
             return split
         result, matrix, terms = split
+    elif sample is not None:
+        return Refusal(FAMILY, "integers without a matrix")
+    if sample is not None and result.name in free(sample):
+        return Refusal(FAMILY, f"samples depend on {result.name}")
     place = nest.axes.index(result)
     last = place == len(nest.axes) - 1
     pixels = nest.axes[:place] if last else nest.axes[place + 1 :]
@@ -187,6 +188,7 @@ def _along(nest: Nest, axis: Axis, channel: Axis) -> Samples | Refusal:
         taps=taps,
         terms=tuple(rename.term(term) for term in terms),
         matrix=matrix,
+        sample=None if sample is None else rename.expr(sample),
     )
 
 
@@ -238,97 +240,12 @@ class _Renamed:
         return value.substitute(lambda atom: new.get(atom.name) if isinstance(atom, Var) else None)
 
 
-# --- terms ------------------------------------------------------------------------------------------------------------
-
-
 def _is_sample(read: Read, channel: Axis) -> bool:
     """Whether one index moves with the channel, by one, and all others do not depend on it."""
     with_channel = [index for index in read.indices if channel.name in free_in_integer(index)]
     if len(with_channel) != 1 or is_computed(with_channel[0]):
         return False
     return stride(with_channel[0], channel.name) == 1
-
-
-def _root(body: Expr, gathered: Sequence[Read]) -> Expr | None:
-    """The smallest part of the body that all samples are in, or the reduction around them."""
-    samples = frozenset(gathered)
-
-    def reached(expr: Expr, without: Expr | None) -> bool:
-        seen: set[Expr] = set()
-        stack = [expr]
-        while stack:
-            top = stack.pop()
-            if top in seen or top == without:
-                continue
-            if top in samples:
-                return True
-            seen.add(top)
-            stack.extend(children(top))
-        return False
-
-    around = [e for e in dict.fromkeys(walk(body)) if isinstance(e, Reduce) and reached(e, None)]
-    if around:
-        return around[0] if len(around) == 1 and not reached(body, around[0]) else None
-    gates = [e for e in dict.fromkeys(walk(body)) if reached(e, None) and not reached(body, e)]
-    return gates[-1] if gates else None
-
-
-def _terms(expr: Expr, samples: frozenset[Read], channel: str) -> tuple[Term, ...] | None:
-    """The expression as a sum of products with one sample each."""
-    found: list[Term] = []
-
-    def without(e: Expr) -> bool:
-        return not any(read in samples for read in reads(e))
-
-    def visit(e: Expr, factors: tuple[Expr, ...]) -> bool:
-        if isinstance(e, Read) and e in samples:
-            vectors = tuple(f for f in factors if channel in free(f))
-            found.append(Term(tuple(f for f in factors if channel not in free(f)), vectors, e))
-            return len(found) <= MOST_TERMS
-        if not isinstance(e, Call) or e.dtype is not DType.F32:
-            return False
-        match e.function, e.arguments:
-            case "add", (a, b):
-                return not without(a) and not without(b) and visit(a, factors) and visit(b, factors)
-            case "sub", (a, b):
-                minus = Const(-1.0, DType.F32)
-                return not without(a) and not without(b) and visit(a, factors) and visit(b, (*factors, minus))
-            case "neg", (a,):
-                return visit(a, (*factors, Const(-1.0, DType.F32)))
-            case "mul", (a, b) if without(a):
-                return visit(b, (*factors, a))
-            case "mul", (a, b) if without(b):
-                return visit(a, (*factors, b))
-            case _:
-                return False
-
-    return tuple(found) if visit(expr, ()) else None
-
-
-def _matrix(
-    terms: Sequence[Term], nest: Nest, channel: Axis, taps: Sequence[Axis]
-) -> tuple[Axis, Read, tuple[Term, ...]] | Refusal:
-    """(the result axis, the weight that all samples are multiplied by, the terms without it)"""
-    shared = [f for f in terms[0].vectors if all(f in term.vectors for term in terms)]
-    matrix = shared[0] if len(shared) == 1 and isinstance(shared[0], Read) else None
-    if matrix is None or any(map(is_computed, matrix.indices)):
-        return Refusal(FAMILY, "no matrix of weights")
-    inner = {channel.name, *(tap.name for tap in taps)}
-    results = [axis for axis in nest.axes if axis.name in free(matrix)]
-    if len(results) != 1 or not results[0].extent.is_constant or free(matrix) - {results[0].name} - inner:
-        return Refusal(FAMILY, "the weights depend on more than one axis of the result")
-    rest = tuple(replace(term, vectors=tuple(f for f in term.vectors if f != matrix)) for term in terms)
-    if any(results[0].name in free(part) for t in rest for part in (*t.weights, *t.vectors, t.sample)):
-        return Refusal(FAMILY, f"samples depend on {results[0].name}")
-    return results[0], matrix, rest
-
-
-def product(factors: Sequence[Expr]) -> Expr:
-    """The product of factors, 1 of none."""
-    total: Expr | None = None
-    for factor in factors:
-        total = factor if total is None else call("mul", total, factor)
-    return Const(1.0, DType.F32) if total is None else total
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------
@@ -358,7 +275,7 @@ class Copies:
                 last = axes[-1]
                 inside = call("lt", Index(IntExpr.var(last.name)), Index(last.extent))
                 nearest = {last.name: IntExpr.var(last.name).minimum(last.extent - 1)}
-                body = call("where", inside, moved(body, nearest), Const(0.0, body.dtype))
+                body = call("where", inside, moved(body, nearest), Const(0.0 if body.dtype.is_float else 0, body.dtype))
                 axes = (*axes[:-1], Axis(last.name, last.extent + zeros))
             self.nests[name] = Nest(name, type, tuple(axes), body, self.problem.nest.origins)
         self.types[name] = type
