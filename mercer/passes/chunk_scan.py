@@ -153,9 +153,7 @@ class _Chunks:
             term = key if value is None else call("mul", key, value)
             grown.append((each, Reduce(Reducer.SUM, (self.early,), term)))
         body = transform(self._at(found.body, self.late), lambda e: changed.get(e, e))
-        rows = self._rows()
-        axes = (*rows, self.late, *(axis for axis in found.axes if axis not in rows))
-        emitted = self._nest("emitted", axes, body)
+        emitted = self._nest("emitted", (*found.axes[: found.along], self.late, *found.axes[found.along :]), body)
         updates: list[Nest] = []
         for number, (each, sum) in enumerate(grown):
             names = [index.single.name for index in each.state.indices if isinstance(index.single, Var)]
@@ -164,12 +162,7 @@ class _Chunks:
         inputs = (*(Value(state.name, state.type) for state in found.states), *found.inputs)
         outputs = (*(update.target for update in updates), emitted.target)
         inside = Nests("chunk", inputs, (), (), tuple(self.made), outputs)
-        return self._unrolled(Scan(found.step, self.count, inside, (len(rows),)), emitted)
-
-    def _rows(self) -> tuple[Axis, ...]:
-        """The axes whose states do not depend on each other: those of every state and every query."""
-        free = [variables(each.key) & variables(each.query) - {each.inner.name} for each in self.parts]
-        return tuple(axis for axis in self.found.axes if all(axis.name in names for names in free))
+        return self._unrolled(Scan(found.step, self.count, inside, (found.along,)), emitted)
 
     def _weights(self, query: Expr, key: Expr, inner: Axis) -> Expr:
         """How a step sees those before it in the chunk, and itself."""
@@ -194,8 +187,7 @@ class _Chunks:
         targets = (*(state.final for state in found.states), chunks)
         loop = Primitive("scan", targets, operands, (), self.origins, scan)
         line = TensorType(DType.F32, (*shape[:along], self.count * self.size, *shape[along + 1 :]))
-        moved = tuple(axis for axis in emitted.axes if axis != self.late) != found.axes or along != found.along
-        if self.exact and not moved:
+        if self.exact:
             joined = Value(found.result, found.type)
             return [loop, Primitive("reshape", (joined,), (name,), (), self.origins)]
         joined = Value(f"{found.result}.filled", line)

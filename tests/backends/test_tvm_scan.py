@@ -10,10 +10,11 @@ from mercer.backends.tvm.ahead import Ahead, shares
 from mercer.backends.tvm.build import compile_nests
 from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.primitives import kernel
+from mercer.backends.tvm.scan import rows_first
 from mercer.backends.tvm.target import parse
 from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr
-from mercer.ir.nests import Nests, Primitive
+from mercer.ir.nests import Nest, Nests, Primitive
 from mercer.passes.manager import PassContext, run_passes
 from mercer.passes.pipeline import INFERENCE
 
@@ -95,12 +96,17 @@ def test_products_within_chunks(length: int, d: int, e: int) -> None:
 
 @pytest.mark.parametrize(("d", "e", "kept"), [(32, 48, False), (64, 64, False), (18, 20, True)])
 def test_a_state_that_tiles_cover_exactly_is_replaced(d: int, e: int, kept: bool) -> None:
-    program = mercer.parse_text(ATTENTION.format(l=64, d=d, e=e))
-    nests = run_passes(program.graph, INFERENCE, PassContext(library=program.library))
-    assert isinstance(nests, Nests)
+    nests = transformed(ATTENTION.format(l=64, d=d, e=e))
     scan = next(s for s in nests.statements if isinstance(s, Primitive) and s.scan is not None)
     found = kernel(scan, nests.types(), parse("cpu:avx2"))
     assert any("next" in operand.name for operand in found.scratch) is kept
+
+
+def transformed(text: str) -> Nests:
+    program = mercer.parse_text(text)
+    nests = run_passes(program.graph, INFERENCE, PassContext(library=program.library))
+    assert isinstance(nests, Nests)
+    return nests
 
 
 def test_every_line_is_fetched_once() -> None:
@@ -122,3 +128,18 @@ def covered(aheads: list[Ahead], costs: list[float]) -> dict[str, list[int]]:
     for share in shares(recorded, costs):
         share(Scope({}, {}, {}, {}))
     return found
+
+
+def test_slices_lie_as_their_states_do() -> None:
+    scan = next(s.scan for s in transformed(ATTENTION.format(l=64, d=32, e=48)).statements if isinstance(s, Primitive))
+    assert scan is not None
+    changed = rows_first(scan.body, scan)
+    emitted = next(s for s in changed.statements if isinstance(s, Nest) and s.target == scan.body.outputs[-1])
+    assert [axis.extent.value for axis in emitted.axes] == [2, 16, 48]
+    assert scan.axes == (0,)
+
+
+def test_slices_that_are_read_keep_their_axes() -> None:
+    nests = mercer.parse_text(MIXED).nests
+    scan = next(s.scan for s in nests.statements if isinstance(s, Primitive) and s.scan is not None)
+    assert rows_first(scan.body, scan) == scan.body

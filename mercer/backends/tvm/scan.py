@@ -3,7 +3,7 @@
 Leading axes that no statement of the body mixes make rows, whose steps do not wait for each other; where there are few,
 the next such axis is cut into chunks, which are rows then. The state of a row lives where its last value is wanted; a
 statement that reads only the element which it replaces, and computes each once, writes over it. A slice that lies in
-one piece is written where it is stacked.
+one piece is written where it is stacked; others are moved there at every step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.ahead import Ahead, of_reads, shares
+from mercer.backends.tvm.ahead import Ahead, of_reads, of_slice, shares
 from mercer.backends.tvm.analysis import elements, flatten
 from mercer.backends.tvm.function import Work
 from mercer.backends.tvm.kernel import Kernel, Operand
@@ -24,13 +24,14 @@ from mercer.backends.tvm.lower import Scope, Tensor, int64, loops
 from mercer.backends.tvm.schedules import generic
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule, count, size, unravel
+from mercer.backends.tvm.schedules.pointwise import along
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr, Read, reads, substitute, transform
 from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Primitive, Scan, Statement, defined
-from mercer.ir.types import TensorType
+from mercer.ir.types import DType, TensorType
 
 COPY = 0.1
 """Nanoseconds that it takes to copy an element of the state."""
@@ -57,7 +58,13 @@ class _Scan:
 
     def __init__(self, statement: Primitive, scan: Scan, target: Target, rule: Rule) -> None:
         self.statement, self.scan, self.target, self.rule = statement, scan, target, rule
-        self.body = in_chunks(_distinct_outputs(scan), scan, target)
+        whole = _distinct_outputs(scan)
+        self.body = in_chunks(rows_first(whole, scan), scan, target)
+        self.orders = {
+            s.target: tuple(map(s.axes.index, known.axes))
+            for s, known in zip(self.body.statements, whole.statements, strict=True)
+            if isinstance(s, Nest) and isinstance(known, Nest) and set(s.axes) == set(known.axes)
+        }
         self.types = self.body.types()
         carried = scan.carried
         self.carried = [value.name for value in self.body.inputs[:carried]]
@@ -78,7 +85,7 @@ class _Scan:
         self.stacked = {
             name: (target.name, axis)
             for name, target, axis in zip(self.slices, statement.targets[carried:], scan.axes, strict=True)
-            if axis <= depth
+            if axis <= depth and self._is_straight(name)
         }
         views = [s for s in self.body.statements if isinstance(s, Primitive) and _is_view(s)]
         self.views = {s.targets[0].name: s.operands[0] for s in views}
@@ -99,6 +106,11 @@ class _Scan:
         extents = _separate(self.body, self.scan)
         inside = min(len(self.types[name].shape) for name in self.own) - 1
         return tuple(Axis(f"row{k}", extent) for k, extent in enumerate(extents[: max(0, inside)]))
+
+    def _is_straight(self, name: str) -> bool:
+        """Whether the axes of a slice have the order that they have where it is stacked."""
+        order = self.orders.get(name, ())
+        return order == tuple(range(len(order)))
 
     def _step(self, statement: Statement) -> _Step:
         types = {**self.types, **self.local}
@@ -192,7 +204,8 @@ class _Scan:
                     T.buffer_store(done, inside.load(inside.tensors[self.body.outputs[-1]], ZERO), [0])
 
     def _emit_step(self, scope: Scope, outside: Scope, step: TirExpr, slices: Mapping[str, Tensor]) -> Scope:
-        tensors = {**outside.tensors, **slices}
+        stacked = {f"{target} stacked": scope.tensors[target] for _, target, _ in self._scattered()}
+        tensors = {**outside.tensors, **slices, **stacked}
         for name, source in self.views.items():
             tensors[name] = replace(tensors[source], type=self.local[name])
         dims = {**outside.dims, self.scan.step: step}
@@ -200,7 +213,7 @@ class _Scan:
         last = T.bind(scope.integer(self.scan.extent) - int64(1))
         later = replace(inside, dims={**dims, self.scan.step: T.bind(T.min(step + int64(1), last))})
         costs = [_total(each.work) for each in self.steps]
-        aheads = [ahead for each in self.steps for ahead in each.ahead]
+        aheads = [*(ahead for each in self.steps for ahead in each.ahead), *self._written()]
         for each, fetch in zip(self.steps, shares(aheads, costs), strict=True):
             fetch(later)
             with T.serial(int64(0), inside.integer(each.work.count)) as i:
@@ -209,8 +222,24 @@ class _Scan:
             if new != old and new not in self.replaced:
                 _copy(inside, tensors[new], tensors[old])
         for name, target, axis in self._scattered():
-            self._stack(inside, tensors[name], scope.tensors[target], axis, step)
+            self._stack(inside, tensors[name], scope.tensors[target], self._places(name, axis))
         return inside
+
+    def _written(self) -> list[Ahead]:
+        """What slices that do not lie in one piece are written to."""
+        found: list[Ahead] = []
+        for name, target, axis in () if self.target.is_cuda else self._scattered():
+            axes, places = self._places(name, axis)
+            type = next(value.type for value in self.statement.targets if value.name == target)
+            found += of_slice(f"{target} stacked", type, axes, places, self.scan.step)
+        return found
+
+    def _places(self, name: str, axis: int) -> tuple[list[Axis], list[IntExpr]]:
+        """The axes of a slice of one row, and its indices where it is stacked."""
+        axes = [Axis(f"s{k}", extent) for k, extent in enumerate(self.local[name].shape)]
+        every = [IntExpr.var(each.name) for each in (*self.rows, *axes)]
+        places = [every[k] for k in self.orders.get(name, range(len(every)))]
+        return axes, [*places[:axis], IntExpr.dim(self.scan.step), *places[axis:]]
 
     def _scattered(self) -> Sequence[tuple[str, str, int]]:
         """Slices that do not lie in one piece: the name, where they are stacked, along which axis."""
@@ -218,18 +247,20 @@ class _Scan:
         each = zip(self.slices, targets, self.scan.axes, strict=True)
         return [(name, target.name, axis) for name, target, axis in each if name not in self.stacked]
 
-    def _stack(self, inside: Scope, slice_: Tensor, whole: Tensor, axis: int, step: TirExpr) -> None:
-        depth = len(self.rows)
-        axes = [Axis(f"s{k}", extent) for k, extent in enumerate(slice_.type.shape)]
-        indices = [IntExpr.var(a.name) for a in axes]
-        every = [*(IntExpr.var(row.name) for row in self.rows), *indices]
-        assert depth <= len(every)
-        every.insert(axis, IntExpr.dim(self.scan.step))
+    def _stack(self, inside: Scope, slice_: Tensor, whole: Tensor, where: tuple[list[Axis], list[IntExpr]]) -> None:
+        axes, places = where
+        here = [IntExpr.var(axis.name) for axis in axes]
 
         def element(scope: Scope) -> None:
-            scope.store(whole, flatten(every, whole.type), scope.load(slice_, flatten(indices, slice_.type)))
+            scope.store(whole, flatten(places, whole.type), scope.load(slice_, flatten(here, slice_.type)))
 
-        loops(inside, axes, element)
+        def line(scope: Scope) -> None:
+            along(scope, axes[-1], self.target.lanes, (0, None), element)
+
+        if axes and places[-1] == here[-1] and slice_.type.dtype is DType.F32 and not self.target.is_cuda:
+            loops(inside, axes[:-1], line)
+        else:
+            loops(inside, axes, element)
 
 
 ROWS = 8
@@ -275,6 +306,32 @@ def in_chunks(body: Nests, scan: Scan, target: Target) -> Nests:
 
     inputs = tuple(replace(v, type=split(v.type)) if v.name in own else v for v in body.inputs)
     return replace(body, inputs=inputs, statements=tuple(changed(s) for s in body.statements if isinstance(s, Nest)))
+
+
+def rows_first(body: Nests, scan: Scan) -> Nests:
+    """The body with the axes of slices that nothing reads in the order of the states that they are made of, where more
+    axes are rows then."""
+    own = _own(body, scan)
+    used = {read.tensor for s in body.statements if isinstance(s, Nest) for read in reads(s.body)}
+    free = set(body.outputs[scan.carried :]) - used - set(body.outputs[: scan.carried])
+
+    def changed(statement: Statement) -> Statement:
+        if not isinstance(statement, Nest) or statement.target not in free:
+            return statement
+        leading = [read.indices for read in reads(statement.body) if read.tensor in own]
+        first: list[Axis] = []
+        for k in range(min(map(len, leading), default=0)):
+            indices = {each[k] for each in leading}
+            found = [axis for axis in statement.axes if indices == {IntExpr.var(axis.name)} and axis not in first]
+            if not found:
+                break
+            first += found
+        axes = (*first, *(axis for axis in statement.axes if axis not in first))
+        type = replace(statement.type, shape=tuple(axis.extent for axis in axes))
+        return replace(statement, axes=axes, type=type)
+
+    new = replace(body, statements=tuple(map(changed, body.statements)))
+    return new if len(_separate(new, scan)) > len(_separate(body, scan)) else body
 
 
 def _own(body: Nests, scan: Scan) -> set[str]:
