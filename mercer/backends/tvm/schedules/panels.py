@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import free, is_computed, stride
@@ -23,6 +24,9 @@ from mercer.ir.types import DType, TensorType
 
 STEP = "panel.step"
 """The step within the block (a loop index)."""
+
+LINE, DISTANCE = 16, 16
+"""Elements of a line of the cache, and steps after which what is asked for is copied."""
 
 REUSE = 4
 """Tiles that read an operand, from which on it is copied."""
@@ -52,10 +56,20 @@ class Panels:
     steps: int
     tiles: Mapping[Axis, tuple[int, int]]
     along: Axis
+    lanes: int
+
+    @property
+    def length(self) -> int:
+        """Elements of a tile along the axis of neighbours, and places for those that whole vectors copy beside them."""
+        factor = self.tiles[self.along][1]
+        padded = -(-factor // self.lanes) * self.lanes
+        fewer = padded // self.lanes < len(pieces(factor, self.lanes))
+        return padded if fewer and padded <= self.along.extent.value else factor
 
     @property
     def width(self) -> int:
-        return math.prod(factor for _, factor in self.tiles.values())
+        """Places of a step."""
+        return self.length * math.prod(factor for axis, (_, factor) in self.tiles.items() if axis != self.along)
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -78,10 +92,10 @@ class Panels:
             tile = tile * count + IntExpr.var(number(axis))
             if axis != self.along:
                 place = place * factor + (IntExpr.var(axis.name) - IntExpr.var(first(axis)))
-        place = place * self.tiles[self.along][1] + IntExpr.var(self.along.name) - IntExpr.var(first(self.along))
+        place = place * self.length + IntExpr.var(self.along.name) - IntExpr.var(first(self.along))
         return Read(self.name, ((tile * self.steps + IntExpr.var(STEP)) * self.width + place,), self.read.dtype)
 
-    def emit(self, scope: Scope, block: TirExpr, lanes: int) -> None:
+    def emit(self, scope: Scope, block: TirExpr) -> None:
         """Copy what block number `block` reads."""
         target = Tensor(scope.tensors[self.name].buffer, self.type)
         counts = [Axis(number(axis), IntExpr.constant(count)) for axis, (count, _) in self.tiles.items()]
@@ -97,18 +111,42 @@ class Panels:
 
         def line(at: Scope, begin: Mapping[Axis, TirExpr]) -> None:
             at = at.inside(others, [begin[axis] + at.indices[f"{axis.name}.copied"] for axis in others])
-            for offset, width in pieces(self.tiles[self.along][1], lanes):
+            for offset, width in pieces(self.length, self.lanes):
                 limits = ZERO, self.along.extent - 1
-                vector = at.vector(self.along.name, T.bind(begin[self.along] + int64(offset)), width, limits)
+                last = int64(self.along.extent.value - width)  # before that is the place beside the step before
+                vector = at.vector(
+                    self.along.name, T.bind(T.min(begin[self.along] + int64(offset), last)), width, limits
+                )
                 vector.store(target, place, vector.value(self.read))
 
         with T.serial(int64(0), int64(self.steps)) as i:
             step = T.bind(block * int64(self.steps) + i)
+            self._fetch(scope, step)
             loops(scope.inside([self.axis, replace(self.axis, name=STEP)], [step, i]), counts, tile)
+
+    def _fetch(self, scope: Scope, step: TirExpr) -> None:
+        """Ask for the line of a later step where lines lie apart, which hardware does not foresee."""
+        tensor = scope.tensors[self.read.tensor]
+        place = position(self.read, tensor.type)
+        length = math.prod(axis.extent.value for axis in self.tiles)
+        span = 1 + sum((stride(place, axis.name) or 0) * (axis.extent.value - 1) for axis in self.tiles)
+        if span != length or abs(stride(place, self.axis.name) or 0) <= length:
+            return
+        later = T.bind(T.min(step + int64(DISTANCE), int64(self.axis.extent.value - 1)))
+        here = scope.inside([self.axis, *self.tiles], [later, *(int64(0) for _ in self.tiles)])
+        first = T.bind(here.integer(place))
+        for start in range(0, length, LINE):
+            address = tirx.address_of(tensor.buffer[tensor.place(first + int64(start))])
+            T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *map(T.int32, (0, 3, 1))))
 
 
 def panels(
-    e: Reduce, axis: Axis, steps: int, inner: Mapping[Axis, tuple[int, int]], types: Mapping[str, TensorType]
+    e: Reduce,
+    axis: Axis,
+    steps: int,
+    inner: Mapping[Axis, tuple[int, int]],
+    types: Mapping[str, TensorType],
+    lanes: int,
 ) -> tuple[Panels, ...]:
     """Those of the operands of `e` that are worth it; `inner` gives for every axis along which tiles share a block
     their count and the elements of one."""
@@ -122,7 +160,7 @@ def panels(
         plain = read.dtype is DType.F32 and read.pad is None and not any(map(is_computed, read.indices))
         again = total // max(1, math.prod(count for count, _ in tiles.values()))
         if plain and along is not None and again >= REUSE:
-            found.append(Panels(f"contraction.panels{len(found)}", read, axis, steps, tiles, along))
+            found.append(Panels(f"contraction.panels{len(found)}", read, axis, steps, tiles, along, lanes))
     return tuple(found)
 
 
