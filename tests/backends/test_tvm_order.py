@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from mercer.backends.tvm.schedules.order import Stream, ordered, traffic
-from mercer.backends.tvm.schedules.panels import Panels
 from mercer.backends.tvm.schedules.weights_ahead import Ahead
 from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr
@@ -81,15 +80,6 @@ def test_operands_across_are_copied_for_each_block(heads: int, left: int, right:
     assert "operands in panels" in binary.compiled.steps[0].detail
     assert b"\x0f\x18" in binary.compiled.library, "no instruction that asks for a line"
     assert_agrees(binary, {name: normal(*(n.value for n in type.shape)) for name, type in types.items()}, 1e-5)
-
-
-def test_vectors_copy_places_beside_a_tile() -> None:
-    """Six elements by one vector; fewer than a vector has, or four, as they are."""
-    d, e, s = loop("d", 64), loop("e", 4), loop("s", 1024)
-    wide = Panels("p", read("k", "s", "d"), s, 128, {d: (11, 6)}, d, 8)
-    narrow = Panels("p", read("v", "s", "e"), s, 128, {e: (1, 4)}, e, 8)
-    both = Panels("p", read("w", "s", "e", "d"), s, 128, {e: (2, 3), d: (8, 8)}, d, 8)
-    assert [(each.length, each.width) for each in (wide, narrow, both)] == [(8, 8), (4, 4), (8, 24)]
 
 
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(49, 768, 1104), (50, 2048, 400), (24, 1000, 912)])

@@ -264,7 +264,7 @@ def _blocks(problem: Problem, best: Tile, tiled: Sequence[Axis]) -> Blocks | Non
         a: (t.extent.value, best.factors.get(a.name, 1)) for t, a in zip(tiled, nest.axes, strict=True) if t in inner
     }
     alone = all(best.factors.get(a.name, 1) == 1 for a, each in zip(nest.axes, shared, strict=True) if each)
-    copies = panels.panels(e, axis, BLOCK, tiles, problem.types, best.width) if alone else ()
+    copies = panels.panels(e, axis, BLOCK, tiles, problem.types) if alone else ()
     widest = {number: each.width for each in sorted(copies, key=lambda each: each.width) for number in each.numbers}
     inner = tuple(sorted(inner, key=lambda t: -widest.get(t.name, 0)))  # what is large is then read again least
     found = Blocks(axis, BLOCK, outer, inner, e.dtype, _tile_volume(best), copies)
@@ -301,7 +301,7 @@ def _emit_blocks(nest: Nest, best: Tile, place: IntExpr, blocks: Blocks) -> Call
         place_of = outside.inside(alone, [outside.indices[panels.number(axis)] for axis in alone])
         with T.serial(int64(0), int64(blocks.count)) as number:
             for each in blocks.panels:
-                each.emit(place_of, number)
+                each.emit(place_of, number, best.width)
 
             def tile(inside: Scope) -> None:
                 start = int64(0)

@@ -56,20 +56,10 @@ class Panels:
     steps: int
     tiles: Mapping[Axis, tuple[int, int]]
     along: Axis
-    lanes: int
-
-    @property
-    def length(self) -> int:
-        """Elements of a tile along the axis of neighbours, and places for those that whole vectors copy beside them."""
-        factor = self.tiles[self.along][1]
-        padded = -(-factor // self.lanes) * self.lanes
-        fewer = padded // self.lanes < len(pieces(factor, self.lanes))
-        return padded if fewer and padded <= self.along.extent.value else factor
 
     @property
     def width(self) -> int:
-        """Places of a step."""
-        return self.length * math.prod(factor for axis, (_, factor) in self.tiles.items() if axis != self.along)
+        return math.prod(factor for _, factor in self.tiles.values())
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -92,10 +82,10 @@ class Panels:
             tile = tile * count + IntExpr.var(number(axis))
             if axis != self.along:
                 place = place * factor + (IntExpr.var(axis.name) - IntExpr.var(first(axis)))
-        place = place * self.length + IntExpr.var(self.along.name) - IntExpr.var(first(self.along))
+        place = place * self.tiles[self.along][1] + IntExpr.var(self.along.name) - IntExpr.var(first(self.along))
         return Read(self.name, ((tile * self.steps + IntExpr.var(STEP)) * self.width + place,), self.read.dtype)
 
-    def emit(self, scope: Scope, block: TirExpr) -> None:
+    def emit(self, scope: Scope, block: TirExpr, lanes: int) -> None:
         """Copy what block number `block` reads."""
         target = Tensor(scope.tensors[self.name].buffer, self.type)
         counts = [Axis(number(axis), IntExpr.constant(count)) for axis, (count, _) in self.tiles.items()]
@@ -111,12 +101,9 @@ class Panels:
 
         def line(at: Scope, begin: Mapping[Axis, TirExpr]) -> None:
             at = at.inside(others, [begin[axis] + at.indices[f"{axis.name}.copied"] for axis in others])
-            for offset, width in pieces(self.length, self.lanes):
+            for offset, width in pieces(self.tiles[self.along][1], lanes):
                 limits = ZERO, self.along.extent - 1
-                last = int64(self.along.extent.value - width)  # before that is the place beside the step before
-                vector = at.vector(
-                    self.along.name, T.bind(T.min(begin[self.along] + int64(offset), last)), width, limits
-                )
+                vector = at.vector(self.along.name, T.bind(begin[self.along] + int64(offset)), width, limits)
                 vector.store(target, place, vector.value(self.read))
 
         with T.serial(int64(0), int64(self.steps)) as i:
@@ -137,16 +124,11 @@ class Panels:
         first = T.bind(here.integer(place))
         for start in range(0, length, LINE):
             address = tirx.address_of(tensor.buffer[tensor.place(first + int64(start))])
-            T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *map(T.int32, (0, 3, 1))))
+            T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *map(T.int32, (0, 2, 1))))
 
 
 def panels(
-    e: Reduce,
-    axis: Axis,
-    steps: int,
-    inner: Mapping[Axis, tuple[int, int]],
-    types: Mapping[str, TensorType],
-    lanes: int,
+    e: Reduce, axis: Axis, steps: int, inner: Mapping[Axis, tuple[int, int]], types: Mapping[str, TensorType]
 ) -> tuple[Panels, ...]:
     """Those of the operands of `e` that are worth it; `inner` gives for every axis along which tiles share a block
     their count and the elements of one."""
@@ -160,7 +142,7 @@ def panels(
         plain = read.dtype is DType.F32 and read.pad is None and not any(map(is_computed, read.indices))
         again = total // max(1, math.prod(count for count, _ in tiles.values()))
         if plain and along is not None and again >= REUSE:
-            found.append(Panels(f"contraction.panels{len(found)}", read, axis, steps, tiles, along, lanes))
+            found.append(Panels(f"contraction.panels{len(found)}", read, axis, steps, tiles, along))
     return tuple(found)
 
 
