@@ -84,6 +84,7 @@ CASES = [
     Case(600, 13, 12, 11, kernel=(1, 1), pad=0, residual=True),
     Case(301, 25, 4, 40, kernel=(1, 1), pad=0),
     Case(33, 5, 13, 11, kernel=(1, 1), pad=0, residual=True),
+    Case(3, 20, 90, 92, stride=2, residual=True),
 ]
 
 
@@ -102,6 +103,14 @@ def test_direct(case: Case, target: str) -> None:
         assert found.shape == expected.shape
         if expected.size:
             assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+def test_results_that_come_from_memory_are_asked_for() -> None:
+    """Where the sums are so short that they would wait; the size of the batch is open and taken to be large."""
+    large, small = Case(3, 20, 90, 92, stride=2), Case(3, 20, 20, 22, stride=2)
+    assert b"\x0f\x18" in build(large.nests(), "cpu:avx2").compiled.library, "no instruction that asks for a line"
+    for case in (small, replace(large, channels=30)):
+        assert b"\x0f\x18" not in build(case.nests(), "cpu:avx2").compiled.library
 
 
 def test_vectors_along_channels_where_pixels_are_few() -> None:

@@ -50,6 +50,9 @@ def clear(buffer: Any, start: TirExpr, count: int, width: int) -> None:
 LINE = 64
 """Bytes that a cache gets at once."""
 
+FAR = 3 << 20
+"""Bytes of data from which on they come from behind the second-level cache."""
+
 
 def prefetch(buffer: Any, place: TirExpr, write: bool = False, near: bool = True) -> None:
     """Ask for a cache line that will be read or written; a `near` one comes into the first-level cache."""

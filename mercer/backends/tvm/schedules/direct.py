@@ -24,7 +24,7 @@ from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import tir_type
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
-from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick
+from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick, volume
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
@@ -35,6 +35,9 @@ from mercer.ir.index import Axis, Expr, Read, transform
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import Array, Data, DType, TensorType
+
+SHORT = 64
+"""Terms of a tile that is computed while a line comes from memory."""
 
 TERMS = 384
 """Terms whose inputs are copied at once: a tile of them stays in the first cache."""
@@ -93,6 +96,12 @@ class Direct:
     @property
     def blocks(self) -> int:
         return -(-depth(self.convolution) // self.channels)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a tile takes less time than its results do to come into the second-level cache."""
+        nest = self.convolution.nest
+        return self.terms <= SHORT and nest.type.dtype.numpy.itemsize * volume(nest.axes) >= blocks.FAR
 
     @property
     def dtype(self) -> DType:
@@ -394,11 +403,21 @@ class _Unit:
             (first, _, vectors), (start, _, height) = columns, rows
             kernel = best.tile(height, vectors)
             pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
+            channel = int64(start) + number * int64(height)
+            if best.waits:
+                self._ask(pixel, channel + int64(height), height, vectors * best.lanes)
             sums = kernel.start()
             kernel.multiply(sums, self._left(rows, number), self._right(panel, pixel), best.terms)
-            self._store(kernel.values(sums), pixel, int64(start) + number * int64(height))
+            self._store(kernel.values(sums), pixel, channel)
 
         self._over(best.terms * best.pitch <= NEAR, tile)
+
+    def _ask(self, pixel: TirExpr, channel: TirExpr, height: int, width: int) -> None:
+        """For the lines of what comes next at these pixels: the next channels, or the first ones of the next rows."""
+        row, below = self.row * int64(self.best.window[1].outputs), channel >= int64(self.best.outputs)
+        row = row + T.if_then_else(below, int64(self.best.pixels), int64(0))
+        channel = self.output + T.if_then_else(below, int64(0), channel)
+        self.epilogue.ask(self.scope, self.batch, vm.let(channel), vm.let(row + pixel), height, width)
 
     def _over(self, along_pixels: bool, code: Callable[[Columns, Rows, TirExpr, TirExpr], None]) -> None:
         """Code for every tile."""

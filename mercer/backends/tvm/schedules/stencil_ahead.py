@@ -23,9 +23,6 @@ from mercer.ir.integers import ONE, IntExpr
 if TYPE_CHECKING:
     from mercer.backends.tvm.schedules.stencil_tile import Plane
 
-FAR = 3 << 20
-"""Bytes of source and result from which on they come from behind the second-level cache."""
-
 ROW, COLUMN = "row behind", "column behind"
 
 
@@ -65,7 +62,7 @@ def behind(plane: Plane, scope: Scope, first: TirExpr) -> tuple[Run, ...]:
     source, result = scope.tensors[read.tensor], scope.tensors[nest.target]
     sizes = source.type.dtype.numpy.itemsize, nest.type.dtype.numpy.itemsize
     each = sizes[0] * rows.size * columns.size + sizes[1] * rows.outputs * columns.outputs
-    if volume(windows.outer) * each < FAR:
+    if volume(windows.outer) * each < blocks.FAR:
         return ()
     row = T.bind(first * int64(rows.stride) + int64(plane.band_rows - rows.before))
     before = scope.inside([Axis(ROW, ONE), Axis(COLUMN, ONE)], [row, int64(0)])

@@ -22,16 +22,13 @@ from mercer.ir.index import Axis, Reduce, reads
 from mercer.ir.integers import ONE, IntExpr
 from mercer.ir.types import TensorType
 
-FAR = 3 << 20
-"""Bytes of the weights of a program from which on the second-level cache does not keep them."""
-
 SHARED = 4
 """Tiles that use a piece, at least: fewer would ask for more than they compute."""
 
 
 def are_far(weights: Iterable[TensorType]) -> bool:
     """Whether weights of these types come from behind the second-level cache in every call."""
-    return sum(each.dtype.numpy.itemsize * size(elements(each.shape)) for each in weights) >= FAR
+    return sum(each.dtype.numpy.itemsize * size(elements(each.shape)) for each in weights) >= blocks.FAR
 
 
 @dataclass(frozen=True)
