@@ -78,7 +78,6 @@ def test_operands_across_are_copied_for_each_block(heads: int, left: int, right:
     types = {"k": tensor(1024, heads, left), "v": tensor(1024, heads, right)}
     binary = build(program(types, {}, [state], "y"))
     assert "operands in panels" in binary.compiled.steps[0].detail
-    assert binary.asks_ahead
     assert_agrees(binary, {name: normal(*(n.value for n in type.shape)) for name, type in types.items()}, 1e-5)
 
 
@@ -88,7 +87,6 @@ def test_the_next_weights_are_asked_for(rows: int, inner: int, columns: int) -> 
     product = nest("y", axes(n=rows, m=columns), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=inner))
     binary = build(program({"x": tensor(rows, inner)}, {"w": normal(columns, inner)}, [product], "y"))
     assert "next weights ahead" in binary.compiled.steps[-1].detail
-    assert binary.asks_ahead
     assert_agrees(binary, {"x": normal(rows, inner)}, 1e-5)
 
 
@@ -98,7 +96,6 @@ def test_near_weights_are_not_asked_for(rows: int, columns: int) -> None:
     product = nest("y", axes(n=rows, m=columns), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=768))
     binary = build(program({"x": tensor(rows, 768)}, {"w": normal(columns, 768)}, [product], "y"))
     assert "ahead" not in binary.compiled.steps[-1].detail
-    assert not binary.asks_ahead
 
 
 def test_a_piece_of_weights() -> None:

@@ -104,11 +104,6 @@ class Binary:
         return [result.numpy() for result in ([results] if isinstance(results, tvm.runtime.Tensor) else results)]
 
     @property
-    def asks_ahead(self) -> bool:
-        """Whether the code has instructions that ask for lines of a cache; single ones may be parts of others."""
-        return self.compiled.library.count(b"\x0f\x18") > 4
-
-    @property
     def families(self) -> list[str]:
         return [step.family for step in self.compiled.steps]
 
