@@ -370,6 +370,7 @@ def _tvm(job: _Job) -> Artifact:
         "narrow": narrow,
         "weights": [*opened, *(name for name, _ in built.constants)],
         "symbols": list(built.symbols),
+        "parts": built.parts,
         "memory": {**asdict(built.memory), "widened": widened_bytes(weights, narrow)},
         "sources": {step["function"]: step["source"] for step in steps},
         "steps": steps,

@@ -222,7 +222,7 @@ def implementations(library: DefinitionLibrary, example: Example) -> dict[str, s
     PyTorch: the call, or how the code that is generated instead is made up. TVM: the families of schedules and the
     primitives, in order; empty where nothing is computed.
     """
-    from mercer.backends.tvm.build import families
+    from mercer.backends.tvm.plan import families
     from mercer.backends.tvm.target import parse
 
     nests = lower(_graph(library, example), library)

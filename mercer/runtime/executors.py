@@ -67,6 +67,9 @@ CPU, CUDA = 1, 2
 POOLED_ALLOCATOR = 2
 BIG_CORES = 1
 
+PART = "part"
+"""The function for a part of a batch."""
+
 SPINS = 500
 """Rounds, some half a millisecond: longer than the gaps within a call, short for what wants the cores after it."""
 
@@ -75,7 +78,8 @@ class TvmExecutor:
     """Runs `lib.so`, an executable of the TVM Relax virtual machine, on the CPU or a CUDA GPU.
 
     `entry["function"]` (default `main`) takes the inputs, then the tensors that `entry["weights"]` names, then a shape
-    of the dimensions that `entry["symbols"]` names, if any. On the CPU nothing is copied: the binary reads contiguous
+    of the dimensions that `entry["symbols"]` names, if any; it may call a function `part` for each of `entry["parts"]`
+    parts of a batch. On the CPU nothing is copied: the binary reads contiguous
     inputs where they lie (its loads need no alignment), and outputs are views of tensors that nothing else refers to.
     """
 
@@ -103,6 +107,7 @@ class TvmExecutor:
         if lost := [name for name in names if name not in weights]:
             raise ArtifactError(f"{artifact.origin}: weights.safetensors has no {', '.join(lost)}", "compile it again")
         self._symbols: Sequence[str] = artifact.manifest.entry.get("symbols", ())
+        self._parts: int = artifact.manifest.entry.get("parts", 1)
         self._inputs = artifact.manifest.signature.inputs
         self._complex = [DTYPES[spec.dtype].kind == "c" for spec in artifact.manifest.signature.outputs]
         self._copy = self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")
@@ -146,6 +151,7 @@ class TvmExecutor:
         measuring = min((span for _, span in spans), default=0)
         hidden = ("vm.builtin.", "shape_func")
         rows = [(name, (span - measuring) / 1e3) for name, span in spans if not name.startswith(hidden)]
+        rows = _summed(rows, self._parts, len(self._complex))
         whole = median_microseconds(lambda: self.run(inputs), repeat=3, warmup=0)
         return [*rows, ("(other)", max(0.0, whole - sum(span for _, span in rows)))]
 
@@ -215,6 +221,16 @@ class TvmExecutor:
 
     def _synchronize(self) -> None:
         self._ffi.get_global_func("runtime.Device_StreamSync")(self._ffi.device(self._device, 0), 0)
+
+
+def _summed(rows: list[tuple[str, float]], parts: int, joins: int) -> list[tuple[str, float]]:
+    """The spans of a run with one row for each step of a part, over all parts; steps that join results come last."""
+    if parts == 1:
+        return rows
+    own = [row for row in rows if row[0] != PART]
+    inner, last = own[: len(own) - joins], own[len(own) - joins :]
+    steps = len(inner) // parts
+    return [*((inner[k][0], sum(time for _, time in inner[k::steps])) for k in range(steps)), *last]
 
 
 def _aligned(ffi: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Any]:

@@ -77,7 +77,7 @@ def test_causal_line_with_one_kernel() -> None:
 
 def test_wide_vectors() -> None:
     """The numbers of a machine with AVX-512 build; where it cannot run them, they are not run."""
-    from mercer.backends.tvm.build import families
+    from mercer.backends.tvm.plan import families
     from mercer.backends.tvm.target import parse
 
     assert families(marked(image(1, (56, 56), (31, 31), 1, 15, 1)), parse("cpu:avx512")) == ("fft",)

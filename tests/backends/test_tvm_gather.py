@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mercer
-from mercer.backends.tvm.build import families
+from mercer.backends.tvm.plan import families
 from mercer.backends.tvm.target import parse
 from mercer.compiler import Program
 from mercer.ir.types import Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,23 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
-from mercer.backends.tvm import cuda, function, primitives, row_tiles, vector_math as vm
-from mercer.backends.tvm.complex_pairs import split
-from mercer.backends.tvm.demand import Demand, demand
-from mercer.backends.tvm.factors import with_factors
-from mercer.backends.tvm.fft import with_tables
-from mercer.backends.tvm.fft_nests import expanded
+from mercer.backends.tvm import cuda, function, vector_math as vm
+from mercer.backends.tvm.demand import Demand
 from mercer.backends.tvm.kernel import Operand
-from mercer.backends.tvm.memory import MemoryPlan, storages, workspace
+from mercer.backends.tvm.memory import MemoryPlan, repeated, storages, workspace
+from mercer.backends.tvm.parts import PART, Parts, joined, taken
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, machine_passes, memory_passes
-from mercer.backends.tvm.rows import Rows, grouped
-from mercer.backends.tvm.sampled import with_samples
+from mercer.backends.tvm.plan import Call, Plan, View, planned
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
 from mercer.backends.tvm.schedules.choose import choose
-from mercer.backends.tvm.schedules.common import Problem, Schedule
+from mercer.backends.tvm.schedules.common import Problem
 from mercer.backends.tvm.target import Target, require_tools
 from mercer.backends.tvm.tuning.database import UNTUNED, Tuned
-from mercer.backends.tvm.tuning.kernel import kernel_of
-from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Expr, Read, reads, rebuild
-from mercer.ir.integers import Dim, IntExpr
-from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement, defined
-from mercer.ir.types import Array, Data, TensorType
+from mercer.ir.graph import Value
+from mercer.ir.integers import Dim
+from mercer.ir.nests import Nests, Origin
+from mercer.ir.spans import NOWHERE
+from mercer.ir.types import Array, TensorType
 
 ENTRY = "main"
 
@@ -74,7 +69,8 @@ class Compiled:
 
     The function `entry` takes the arrays `arguments` (inputs, then parameters that were left open), then `constants`,
     in order, then the values of `symbols` as one shape if there are any, and gives a tuple of `outputs`. Symbols are
-    the dimensions that stand nowhere alone, such as K of an input f32[N, 2*K]. `source` is the generated device code
+    the dimensions that stand nowhere alone, such as K of an input f32[N, 2*K]. It calls itself nothing but functions of
+    TIR, or `part` for each of so many `parts` of a batch. `source` is the generated device code
     (CUDA) or None.
     """
 
@@ -86,39 +82,8 @@ class Compiled:
     steps: tuple[Step, ...]
     memory: MemoryPlan
     symbols: tuple[str, ...] = ()
+    parts: int = 1
     source: str | None = None
-
-
-@dataclass(frozen=True)
-class _View:
-    """`target` is `operand` in another shape."""
-
-    target: str
-    operand: str
-    type: TensorType
-
-
-@dataclass(frozen=True)
-class Call:
-    """`work` computes the first results from `operands`, as `source` says; the other results are its scratch.
-
-    Calls of equal `content` share one function.
-    """
-
-    work: function.Work
-    operands: tuple[Operand, ...]
-    results: tuple[Operand, ...]
-    family: str
-    detail: str
-    origins: tuple[Origin, ...]
-    content: Any
-    parts: tuple[str, ...] = ()
-    source: Nest | Rows | None = None
-    tuned: str = ""
-
-    @property
-    def types(self) -> list[TensorType]:
-        return [o.type for o in (*self.operands, *self.results)]
 
 
 def compile_nests(nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> Compiled:
@@ -127,232 +92,154 @@ def compile_nests(nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> Compi
     Raises UnsupportedError for what this backend does not know and TargetError when a compiler is missing.
     """
     require_tools(target)
-    return planned(nests, target, tuned).build()
+    return build(planned(nests, target, tuned))
 
 
-def families(nests: Nests, target: Target) -> tuple[str, ...]:
-    """How a program would be computed, in order: the families of its schedules and the names of its primitives."""
-    calls = [call for call in planned(nests, target).calls if isinstance(call, Call)]
-    return tuple(family for call in calls for family in call.parts or (call.family,))
+def build(plan: Plan) -> Compiled:
+    """Raises UnsupportedError where the data of a constant is not known."""
+    used = {o.name for c in plan.calls if isinstance(c, Call) for o in c.operands}
+    used |= {c.operand for c in plan.calls if isinstance(c, View)} | set(plan.outputs)
+    constants = [c for c in plan.constants.values() if c.name in used]
+    for constant in constants:
+        if constant.data.array is None:
+            raise UnsupportedError(f"constant %{constant.name} has no data: the IR was read without its weights")
+    arguments = [v.name for v in (*plan.nests.inputs, *plan.nests.parameters)]
+    sizes = [size for v in plan.nests.inputs for size in v.type.shape]
+    alone = {size.single.name for size in sizes if isinstance(size.single, Dim)}
+    symbols = sorted({d for size in sizes for d in size.dims()} - alone)
+    module, steps, memory = _Program(plan, (*arguments, *(c.name for c in constants)), symbols).module()
+    with tvm.transform.PassContext(config=TIR_CONFIG):
+        executable = relax.build(module, plan.target.tvm(), relax_pipeline=None, tir_pipeline=TIR_PIPELINE)
+    return Compiled(
+        library=_export(executable),
+        entry=ENTRY,
+        arguments=tuple(arguments),
+        constants=tuple((c.name, np.asarray(c.data.array, order="C")) for c in constants if c.data.array is not None),
+        outputs=tuple(plan.nests.outputs),
+        steps=tuple(steps),
+        memory=memory,
+        symbols=tuple(symbols),
+        parts=1 if plan.parts is None else plan.parts.count,
+        source=cuda.source_of(executable) if plan.target.is_cuda else None,
+    )
 
 
-def planned(nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> Plan:
-    """The calls of a program, scheduled."""
-    if target.is_cuda:
-        nests = split(expanded(nests))
-    else:
-        nests = with_factors(with_samples(with_tables(split(nests, target.lanes), target), target), target)
-    plan = Plan(nests, target, tuned)
-    statements = plan.outputs_computed(nests)
-    if target.is_cuda:
-        for statement in statements:
-            plan.add(statement)
-        return plan
-    units, alone = grouped(statements, plan.outputs, plan.types)
-    for unit in units:
-        if isinstance(unit, Rows):
-            plan.add_rows(unit)
-        else:
-            plan.add(unit, alone.get(defined(unit)[0].name, ""))
-    return plan
+class _Program:
+    """A plan in Relax: a function that makes its calls in order; where that computes a part of a batch, one around it.
 
+    `names` are the arguments, then the constants.
+    """
 
-class Plan:
-    """Scheduled statements, with what is known about every tensor so far."""
+    def __init__(self, plan: Plan, names: Sequence[str], symbols: Sequence[str]) -> None:
+        self.plan, self.names, self.symbols = plan, names, symbols
+        self.builder = relax.BlockBuilder()
+        self.functions = _Functions(plan.target)
+        types = plan.types.values()
+        self.dims = {d: tirx.Var(d, "int64") for t in types for size in t.shape for d in sorted(size.dims())}
 
-    def __init__(self, nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> None:
-        self.nests, self.target, self.tuned = nests, target, tuned
-        self.types = nests.types()
-        self.constants = {c.name: c for c in nests.constants}
-        self.demands: dict[str, Demand] = {}
-        self.calls: list[_View | Call] = []
+    def module(self) -> tuple[Any, list[Step], MemoryPlan]:
+        plan, parts = self.plan, self.plan.parts
+        inner = ENTRY if parts is None else PART
+        function_of_calls, steps = self._calls(inner)
+        if parts is not None:
+            steps = self._around(function_of_calls, parts, steps)
+        with plan.target.tvm():
+            lowered = memory_passes()(self.builder.get())
+            module = in_order(machine_passes()(lowered))
+        kernels = frozenset(self.functions.entries)
+        found = storages(lowered[inner], kernels)
+        if parts is not None:
+            found = repeated(found, storages(lowered[ENTRY], kernels | {PART}), parts.count, len(parts.inputs))
+        each = max((workspace(call.work.workspace) for call in plan.calls if isinstance(call, Call)), default=0)
+        # Added last: the passes would make public entries of them.
+        module = tvm.IRModule({**module.functions, **self.functions.private}, attrs=module.attrs)
+        return module, steps, MemoryPlan(found, each)
 
-    def outputs_computed(self, nests: Nests) -> list[Statement]:
-        """All statements; an output that shares memory with an argument or another output gets a copy of its own."""
-        taken = {v.name for v in (*nests.inputs, *nests.parameters, *nests.constants)}
-        statements = list(nests.statements)
-        views = [s for s in statements if isinstance(s, Primitive) and s.name == "reshape"]
-        root = {view.targets[0].name: view.operands[0] for view in views}
-        self.outputs: list[str] = []
-        for name in nests.outputs:
-            memory = name
-            while memory in root:
-                memory = root[memory]
-            if memory in taken:
-                copy = f"{name}.output{len(self.outputs)}"
-                statements.append(_copy(copy, name, self.types[name]))
-                self.types[copy] = self.types[name]
-                name = copy
-            taken.add(memory)
-            self.outputs.append(name)
-        return statements
-
-    def add(self, statement: Statement, alone: str = "") -> None:
-        """`alone` is why a nest was not grouped with what reads it."""
-        if isinstance(statement, Primitive):
-            self._add_primitive(statement)
-            return
-        problem = Problem(statement, self.types, self.constants, self.target)
-        schedule, tuned = self._schedule(problem)
-        for constant in schedule.constants:
-            self.constants[constant.name] = constant
-            self.types[constant.name] = constant.type
-        for nest in schedule.before:
-            if nest.target not in self.types:
-                self.types[nest.target] = nest.type
-                self.add(nest)
-        operands = function.operands(schedule, self.types)
-        result = Operand(statement.target, statement.type)
-        self.demands[result.name] = demand([statement], operands, [result], self.types)
-        name = schedule.nest.target
-        content = schedule.family, schedule.detail, _content((schedule.nest,), operands, (name,)), statement.type
-        detail = f"{schedule.detail}; by itself: {alone}" if alone else schedule.detail
-        self.calls.append(
-            Call(
-                schedule,
-                operands,
-                (result,),
-                schedule.family,
-                detail,
-                statement.origins,
-                content,
-                source=statement,
-                tuned=tuned,
-            )
-        )
-
-    def _schedule(self, problem: Problem) -> tuple[Schedule, str]:
-        """With what measurement chose it."""
-        if self.target.is_cuda:
-            return cuda.plan(problem), ""
-        return self.tuned.choose(
-            lambda: kernel_of((problem.nest,), self.types, self.constants),
-            lambda choice: choose(replace(problem, choice=choice)),
-        )
-
-    def add_rows(self, group: Rows) -> None:
-        """A tile of rows at a time through all nests of the group."""
-        work, tuned = self.tuned.choose(
-            lambda: kernel_of(group.members, self.types, self.constants),
-            lambda choice: row_tiles.plan(group, self.types, self.constants, self.target, choose, choice),
-        )
-        self.constants |= {constant.name: constant for constant in work.constants}
-        self.types |= {constant.name: constant.type for constant in work.constants}
-        for nest in work.before:
-            if nest.target not in self.types:
-                self.types[nest.target] = nest.type
-                self.add(nest)
-        own = set(work.inside)
-        names = dict.fromkeys(read.tensor for nest in work.nests for read in reads(nest.body) if read.tensor not in own)
-        operands = tuple(Operand(name, self.types[name]) for name in names)
-        outer = [member.target for member in group.members if member.target not in group.inner]
-        results = tuple(Operand(name, self.types[name]) for name in outer)
-        self.demands[results[0].name] = demand(group.members, operands, results, self.types)
-        origins = tuple(dict.fromkeys(origin for member in group.members for origin in member.origins))
-        content = work.detail, _content(work.nests, operands, work.inside), tuple(result.type for result in results)
-        call = Call(work, operands, results, "rows", work.detail, origins, content, work.families, group, tuned)
-        self.calls.append(call)
-
-    def _add_primitive(self, statement: Primitive) -> None:
-        if statement.name == "reshape":
-            self._add_view(statement)
-            return
-        kernel = primitives.kernel(statement, self.types, self.target)
-        operands = tuple(Operand(name, self.types[name]) for name in dict.fromkeys(statement.operands))
-        results = tuple(Operand(value.name, value.type) for value in statement.targets)
-        self.types |= {operand.name: operand.type for operand in kernel.scratch}
-        self.demands[results[0].name] = demand([statement], operands, results, self.types)
-        outputs = (*results, *kernel.scratch)
-        content = statement if statement.scan is not None else _what(statement, self.types)
-        self.calls.append(Call(kernel, operands, outputs, statement.name, kernel.detail, statement.origins, content))
-
-    def _add_view(self, statement: Primitive) -> None:
-        (operand,), (value,) = statement.operands, statement.targets
-        known = self.constants.get(operand)
-        if known is not None and known.data.array is not None:
-            array = known.data.array.reshape([size.value for size in value.type.shape])
-            self.constants[value.name] = Constant(value.name, value.type, Data(array))
-        else:
-            self.calls.append(_View(value.name, operand, value.type))
-
-    # --- to TVM -------------------------------------------------------------------------------------------------------
-
-    def build(self) -> Compiled:
-        used = {o.name for c in self.calls if isinstance(c, Call) for o in c.operands}
-        used |= {c.operand for c in self.calls if isinstance(c, _View)} | set(self.outputs)
-        constants = [c for c in self.constants.values() if c.name in used]
-        for constant in constants:
-            if constant.data.array is None:
-                raise UnsupportedError(f"constant %{constant.name} has no data: the IR was read without its weights")
-        arguments = [v.name for v in (*self.nests.inputs, *self.nests.parameters)]
-        sizes = [size for v in self.nests.inputs for size in v.type.shape]
-        alone = {size.single.name for size in sizes if isinstance(size.single, Dim)}
-        symbols = sorted({d for size in sizes for d in size.dims()} - alone)
-        module, steps, memory = self._module(arguments, [c.name for c in constants], symbols)
-        with tvm.transform.PassContext(config=TIR_CONFIG):
-            executable = relax.build(module, self.target.tvm(), relax_pipeline=None, tir_pipeline=TIR_PIPELINE)
-        return Compiled(
-            library=_export(executable),
-            entry=ENTRY,
-            arguments=tuple(arguments),
-            constants=tuple(
-                (c.name, np.asarray(c.data.array, order="C")) for c in constants if c.data.array is not None
-            ),
-            outputs=tuple(self.nests.outputs),
-            steps=tuple(steps),
-            memory=memory,
-            symbols=tuple(symbols),
-            source=cuda.source_of(executable) if self.target.is_cuda else None,
-        )
-
-    def _module(
-        self, arguments: list[str], constants: list[str], symbols: list[str]
-    ) -> tuple[Any, list[Step], MemoryPlan]:
-        builder = relax.BlockBuilder()
-        dims = {
-            d: tirx.Var(d, "int64") for type in self.types.values() for size in type.shape for d in sorted(size.dims())
-        }
-
-        def tensor_type(type: TensorType) -> Any:
-            return relax.TensorType([function.extent(size, dims) for size in type.shape], tir_type(type.dtype))
-
-        parameters = [relax.Var(f"v{i}", tensor_type(self.types[n])) for i, n in enumerate((*arguments, *constants))]
-        values: dict[str, Any] = dict(zip((*arguments, *constants), parameters, strict=True))
-        if symbols:
-            parameters.append(relax.Var("symbols", relax.ShapeType([dims[d] for d in symbols])))
-        functions = _Functions(self.target)
+    def _calls(self, name: str) -> tuple[Any, list[Step]]:
+        """The function of all calls, and their steps."""
+        plan, builder = self.plan, self.builder
+        values = self._parameters(plan.types)
+        parameters = list(values.values())
+        if self.symbols:
+            parameters.append(relax.Var("symbols", relax.ShapeType([self.dims[d] for d in self.symbols])))
         steps: list[Step] = []
-        with builder.function(ENTRY, parameters):
+        with builder.function(name, parameters, private=name != ENTRY):
             with builder.dataflow():
-                for call in self.calls:
-                    if isinstance(call, _View):
-                        shape = [function.extent(size, dims) for size in call.type.shape]
+                for call in plan.calls:
+                    if isinstance(call, View):
+                        shape = [function.extent(size, self.dims) for size in call.type.shape]
                         values[call.target] = builder.emit(relax.op.reshape(values[call.operand], shape))
                         continue
-                    name = functions.get(call)
-                    extra = [dims[d] for d in function.dims_of(call.types, call.work)]
-                    args = [*(values[o.name] for o in call.operands), *extra]
-                    outs = [tensor_type(o.type) for o in call.results]
-                    out_ty = outs if len(outs) > 1 else outs[0]
-                    found = builder.emit(relax.call_tir(functions.declare(builder, name), args, out_ty=out_ty))
-                    for k, result in enumerate(call.results):
-                        values[result.name] = builder.emit(relax.TupleGetItem(found, k)) if len(outs) > 1 else found
-                    first = call.results[0].name
-                    must = self.demands[first]
-                    steps.append(Step(name, first, call.family, call.detail, call.origins, must, call.tuned))
-                results = [values[name] for name in self.outputs]
-                result = builder.emit_output(relax.Tuple(results) if len(results) > 1 else results[0])
-            builder.emit_func_output(result)
-        with self.target.tvm():
-            planned = memory_passes()(builder.get())
-            module = in_order(machine_passes()(planned))
-        memory = MemoryPlan(storages(planned[ENTRY], frozenset(functions.entries)), self._workspace())
-        # Added last: the passes would make public entries of them.
-        return tvm.IRModule({**module.functions, **functions.private}, attrs=module.attrs), steps, memory
+                    extra = [self.dims[d] for d in function.dims_of(call.types, call.work)]
+                    values |= self._emit(call, values, extra)
+                    steps.append(self._step(call, plan.demands[call.results[0].name]))
+                result = builder.emit_output(_tuple([values[output] for output in plan.outputs]))
+            return builder.emit_func_output(result), steps
 
-    def _workspace(self) -> int:
-        """Most bytes that a thread needs for one step."""
-        return max((workspace(call.work.workspace) for call in self.calls if isinstance(call, Call)), default=0)
+    def _around(self, part: Any, parts: Parts, steps: Sequence[Step]) -> list[Step]:
+        """The entry: every part of the inputs is taken and computed, the results are joined. The steps of all."""
+        builder, types = self.builder, self.plan.types | {v.name: v.type for v in parts.inputs}
+        values = self._parameters(types)
+        takes = [_take(v, self.plan.types[v.name], self.plan.target) for v in parts.inputs]
+        joins = [_join(name, self.plan.types[name], parts.count, self.plan.target) for name in self.plan.outputs]
+        with builder.function(ENTRY, list(values.values())):
+            computed: dict[str, Any] = {}
+            for k in range(parts.count):
+                given = dict(values)
+                for v, call in zip(parts.inputs, takes, strict=True):
+                    (given[v.name],) = self._emit(call, values, [tirx.IntImm("int64", k)]).values()
+                found = builder.emit(tvm.ir.Call(part, [given[name] for name in self.names]))
+                for i, join in enumerate(joins):
+                    value = builder.emit(relax.TupleGetItem(found, i)) if len(joins) > 1 else found
+                    computed[join.operands[k].name] = value
+            results = [value for join in joins for value in self._emit(join, computed, []).values()]
+            builder.emit_func_output(_tuple(results))
+        first = [self._step(call, Demand.of_copy(call.results[0].type)) for call in takes]
+        last = [self._step(call, Demand.of_copy(call.results[0].type)) for call in joins]
+        return [*(replace(step, demand=step.demand.times(parts.count)) for step in (*first, *steps)), *last]
+
+    def _parameters(self, types: Mapping[str, TensorType]) -> dict[str, Any]:
+        return {name: relax.Var(f"v{i}", self._tensor(types[name])) for i, name in enumerate(self.names)}
+
+    def _tensor(self, type: TensorType) -> Any:
+        return relax.TensorType([function.extent(size, self.dims) for size in type.shape], tir_type(type.dtype))
+
+    def _emit(self, call: Call, values: Mapping[str, Any], extra: Sequence[Any]) -> dict[str, Any]:
+        """The results of a call by name; `extra` are its symbolic dims."""
+        args = [*(values[o.name] for o in call.operands), *extra]
+        outs = [self._tensor(o.type) for o in call.results]
+        callee = self.functions.declare(self.builder, self.functions.get(call))
+        if len(outs) == 1:
+            return {call.results[0].name: self.builder.emit(relax.call_tir(callee, args, out_ty=outs[0]))}
+        found = self.builder.emit(relax.call_tir(callee, args, out_ty=outs))
+        return {o.name: self.builder.emit(relax.TupleGetItem(found, k)) for k, o in enumerate(call.results)}
+
+    def _step(self, call: Call, must: Demand) -> Step:
+        first = call.results[0].name
+        return Step(self.functions.get(call), first, call.family, call.detail, call.origins, must, call.tuned)
+
+
+def _tuple(values: Sequence[Any]) -> Any:
+    return relax.Tuple(values) if len(values) > 1 else values[0]
+
+
+def _take(value: Value, type: TensorType, target: Target) -> Call:
+    """A part of an input; the number of the part is a symbolic dim."""
+    nest = taken(value, Value(f"{value.name}.{PART}", type))
+    schedule = choose(Problem(nest, {value.name: value.type, nest.target: type}, {}, target))
+    detail = f"{type.shape[0]} of {value.type.shape[0]} samples at a time: {schedule.detail}"
+    operands, results = (Operand(value.name, value.type),), (Operand(nest.target, type),)
+    content = PART, value.type, type
+    return Call(schedule, operands, results, schedule.family, detail, nest.origins, content)
+
+
+def _join(name: str, type: TensorType, count: int, target: Target) -> Call:
+    """A result, of all its parts."""
+    operands = tuple(Operand(f"{name}.{k}", type) for k in range(count))
+    whole = Operand(name, replace(type, shape=(type.shape[0] * count, *type.shape[1:])))
+    work = joined(operands, whole, target)
+    origins = (Origin("join", name, NOWHERE),)
+    return Call(work, operands, (whole,), "join", work.detail, origins, (PART, type, count))
 
 
 class _Functions:
@@ -390,38 +277,9 @@ class _Functions:
     def _name(self, origins: Sequence[Origin]) -> str:
         operators = list(dict.fromkeys(re.sub(r"\W", "_", origin.operator) for origin in origins))[:4]
         base = "_".join(operators) or "nest"
-        taken = set(self.by_content.values()) | {ENTRY}
+        taken = set(self.by_content.values()) | {ENTRY, PART}
         names = (base if i == 0 else f"{base}_{i}" for i in range(len(taken) + 1))
         return next(name for name in names if name not in taken)
-
-
-def _content(nests: Sequence[Nest], operands: Sequence[Operand], inside: Sequence[str]) -> Any:
-    """Equal for nests that compute the same of operands of the same types; `inside` are all other tensors in them."""
-    names = {operand.name: f"p{i}" for i, operand in enumerate(operands)}
-    names |= {name: f"t{i}" for i, name in enumerate(inside)}
-
-    def renamed(expr: Expr) -> Expr:
-        if expr not in done:
-            new = rebuild(expr, renamed)
-            done[expr] = replace(new, tensor=names[new.tensor]) if isinstance(new, Read) else new
-        return done[expr]
-
-    done: dict[Expr, Expr] = {}
-    types = tuple(operand.type for operand in operands)
-    return types, tuple((names[nest.target], nest.axes, renamed(nest.body)) for nest in nests)
-
-
-def _what(statement: Primitive, types: dict[str, TensorType]) -> Any:
-    """Equal for primitives that do the same with operands of the same types."""
-    same = tuple(statement.operands.index(name) for name in statement.operands)
-    operands = tuple(types[name] for name in statement.operands)
-    return statement.name, statement.attributes, same, operands, tuple(value.type for value in statement.targets)
-
-
-def _copy(target: str, source: str, type: TensorType) -> Nest:
-    axes = tuple(Axis(f"i{k}", size) for k, size in enumerate(type.shape))
-    body = Read(source, tuple(IntExpr.var(axis.name) for axis in axes), type.dtype)
-    return Nest(target, type, axes, body, ())
 
 
 def _export(executable: Any) -> bytes:

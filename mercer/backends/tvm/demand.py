@@ -30,6 +30,13 @@ class Demand:
     flops: IntExpr
     bytes: IntExpr
 
+    @staticmethod
+    def of_copy(type: TensorType) -> Demand:
+        return Demand(ZERO, 2 * _bytes(type, elements(type.shape)))
+
+    def times(self, count: int) -> Demand:
+        return Demand(self.flops * count, self.bytes * count)
+
 
 def demand(
     statements: Sequence[Statement],

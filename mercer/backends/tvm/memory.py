@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,23 @@ def storages(function: Any, kernels: frozenset[str]) -> tuple[Storage, ...]:
                 root[binding.var] = root[source]
     kept = set(root.values())
     return tuple(Storage(size, first, step if k in kept else last[k]) for k, (size, first) in enumerate(found))
+
+
+def repeated(part: Sequence[Storage], around: Sequence[Storage], count: int, before: int) -> tuple[Storage, ...]:
+    """Of a function that calls another `count` times, each time after `before` steps of its own, whose storages are
+    `part`: what that returns is needed to the end, as is what its caller returns."""
+    inner = max((storage.last for storage in part), default=0)
+    each, end = before + inner, count * (before + inner)
+    found: list[Storage] = []
+    for k in range(count):
+        for storage in part:
+            first, last = k * each + before + storage.first, k * each + before + storage.last
+            found.append(Storage(storage.bytes, first, end if storage.last == inner else last))
+    for storage in around:
+        turn, step = divmod(storage.first, before + 1)
+        first = turn * each + step
+        found.append(Storage(storage.bytes, first, (turn + 1) * each - 1 if turn < count else end))
+    return tuple(found)
 
 
 def _callee(value: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from mercer.backends.tvm.build import Call, Compiled, Plan, planned
+from mercer.backends.tvm.build import Compiled, build
+from mercer.backends.tvm.plan import Call, Plan, planned
 from mercer.backends.tvm.row_tiles import RowTiles
 from mercer.backends.tvm.rows import Rows
 from mercer.backends.tvm.schedules.choose import candidates
@@ -39,7 +40,7 @@ class Task:
             plan.add_rows(self.source)
         else:
             plan.add(self.source)
-        return plan.build()
+        return build(plan)
 
 
 class _Given(Tuned):
