@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import mercer
-from mercer.backends.tvm.ahead import Ahead, shares
 from mercer.backends.tvm.build import compile_nests
 from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.primitives import kernel
 from mercer.backends.tvm.scan import rows_first
+from mercer.backends.tvm.scan_ahead import Ahead, shares
 from mercer.backends.tvm.target import parse
 from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr

@@ -16,11 +16,11 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.ahead import Ahead, of_reads, of_slice, shares
 from mercer.backends.tvm.analysis import elements, flatten
 from mercer.backends.tvm.function import Work
 from mercer.backends.tvm.kernel import Kernel, Operand
 from mercer.backends.tvm.lower import Scope, Tensor, int64, loops
+from mercer.backends.tvm.scan_ahead import Ahead, of_reads, of_slice, shares
 from mercer.backends.tvm.schedules import generic
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule, count, size, unravel

@@ -9,13 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import free, is_computed, stride
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, Tensor, int64, loops
-from mercer.backends.tvm.schedules.blocks import pieces
+from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr, Read, Reduce, reads, transform
@@ -25,8 +24,8 @@ from mercer.ir.types import DType, TensorType
 STEP = "panel.step"
 """The step within the block (a loop index)."""
 
-LINE, DISTANCE = 16, 16
-"""Elements of a line of the cache, and steps after which what is asked for is copied."""
+DISTANCE = 16
+"""Steps after which what is asked for is copied."""
 
 REUSE = 4
 """Tiles that read an operand, from which on it is copied."""
@@ -101,7 +100,7 @@ class Panels:
 
         def line(at: Scope, begin: Mapping[Axis, TirExpr]) -> None:
             at = at.inside(others, [begin[axis] + at.indices[f"{axis.name}.copied"] for axis in others])
-            for offset, width in pieces(self.tiles[self.along][1], lanes):
+            for offset, width in blocks.pieces(self.tiles[self.along][1], lanes):
                 limits = ZERO, self.along.extent - 1
                 vector = at.vector(self.along.name, T.bind(begin[self.along] + int64(offset)), width, limits)
                 vector.store(target, place, vector.value(self.read))
@@ -122,9 +121,8 @@ class Panels:
         later = T.bind(T.min(step + int64(DISTANCE), int64(self.axis.extent.value - 1)))
         here = scope.inside([self.axis, *self.tiles], [later, *(int64(0) for _ in self.tiles)])
         first = T.bind(here.integer(place))
-        for start in range(0, length, LINE):
-            address = tirx.address_of(tensor.buffer[tensor.place(first + int64(start))])
-            T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *map(T.int32, (0, 2, 1))))
+        for start in range(0, length, blocks.LINE // tensor.type.dtype.numpy.itemsize):
+            blocks.prefetch(tensor.buffer, tensor.place(first + int64(start)), near=False)
 
 
 def panels(

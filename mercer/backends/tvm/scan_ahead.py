@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import flatten, free, is_computed, stride
 from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.common import count, size, unravel
 from mercer.ir.index import Axis, Read, reads
 from mercer.ir.integers import IntExpr
@@ -19,12 +19,6 @@ from mercer.ir.types import TensorType
 
 FORESEEN = 1024
 """Bytes of one step below which they are not fetched ahead."""
-
-LINE = 16
-"""Elements of a line of the cache."""
-
-SECOND_LEVEL = 2
-"""The cache to fetch into: what a step works on fills the first one."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +39,8 @@ class Ahead:
         with T.serial(int64(first), int64(end)) as i:
             here = scope.inside(self.axes, unravel(scope, self.axes, i))
             tensor = here.tensors[self.tensor]
-            address = tirx.address_of(tensor.buffer[tensor.place(here.integer(self.place))])
-            hints = map(T.int32, (int(self.writes), SECOND_LEVEL, 1))
-            T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *hints))
+            place = tensor.place(here.integer(self.place))
+            blocks.prefetch(tensor.buffer, place, self.writes, near=False)  # what a step works on fills the first cache
 
 
 def of_reads(nest: Nest, tensors: Mapping[str, TensorType], step: str) -> tuple[Ahead, ...]:
@@ -74,12 +67,13 @@ def _ahead(read: Read, type: TensorType, axes: Sequence[Axis], step: str, writes
     if not known or lane is None or step not in place.dims():
         return None
     pieces = tuple(axis for axis in steps if axis != lane)
-    length, many = lane.extent.value, size(count(pieces))
+    length, many, bytes = lane.extent.value, size(count(pieces)), type.dtype.numpy.itemsize
     apart = min((abs(steps[axis] or 0) for axis in pieces), default=0)
-    if many * length * type.dtype.numpy.itemsize < FORESEEN or not LINE <= length < apart:
+    if many * length * bytes < FORESEEN or not blocks.LINE <= length * bytes < apart * bytes:
         return None
-    line = Axis(f"{lane.name}.line", IntExpr.constant(-(-length // LINE)))
-    start = place - IntExpr.var(lane.name) + IntExpr.var(line.name) * LINE
+    each = blocks.LINE // bytes
+    line = Axis(f"{lane.name}.line", IntExpr.constant(-(-length // each)))
+    start = place - IntExpr.var(lane.name) + IntExpr.var(line.name) * each
     return Ahead(read.tensor, (*pieces, line), start, writes)
 
 
