@@ -41,7 +41,7 @@ MOST = 64
 STATEMENTS = 3
 """Fewer hand on nothing that would pay."""
 
-WEIGHTS = 2
+WEIGHTS = 1.5
 """Bytes of weights that may be read again for every byte that statements read and write of samples: they come in order,
 and are asked for ahead."""
 

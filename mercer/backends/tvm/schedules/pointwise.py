@@ -15,7 +15,7 @@ from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split
 from mercer.backends.tvm.schedules.normalize import all_axes, ranges_of
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis, Read, Reduce, Reducer, computed, walk
+from mercer.ir.index import Axis, Read, Reduce, Reducer, computed, reads, walk
 from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import DType
@@ -32,6 +32,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     looped = [axis for axis in nest.axes if axis not in (lane, *free_axes)]
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
     low, high = interior(nest, problem, lane)
+    width = _width(nest, lane, (low, high), target.lanes)
     body_cost = operations(nest.body) / target.lanes * 0.5
     outer, inner, cost = split(looped, body_cost * max(1, _extent(lane)) * max(1, _product(free_axes)))
 
@@ -45,13 +46,26 @@ def plan(problem: Problem) -> Schedule | Refusal:
             loops(scope, free_axes, element)
 
         def row(scope: Scope) -> None:
-            along(scope, lane, target.lanes, (low, high), piece)
+            along(scope, lane, width, (low, high), piece)
 
         loops(at_outer(scope, outer, position), inner, row)
 
-    once = is_exact(lane, target.lanes, (low, high))
+    once = is_exact(lane, width, (low, high))
     gathers = f", positions shared over {', '.join(a.name for a in free_axes)}" if free_axes else ""
     return Schedule("pointwise", f"vectors along {lane.name}{gathers}", nest, count(outer), cost, emit, once=once)
+
+
+def _width(nest: Nest, lane: Axis, inside: tuple[int, int | None], lanes: int) -> int:
+    """Elements computed together: two vectors where they fit without a rest, so that one does not wait for itself."""
+    low, high = inside
+    if not lane.extent.is_constant or high is None or (high - low) % (2 * lanes):
+        return lanes
+    if any(isinstance(e, Reduce) for e in walk(nest.body)):
+        return lanes
+    found = list(reads(nest.body))
+    indices = [index for read in found for index in read.indices]
+    plain = not any(is_computed(index) or stride(index, lane.name) not in (0, 1) for index in indices)
+    return 2 * lanes if plain and {nest.type.dtype, *(read.dtype for read in found)} == {DType.F32} else lanes
 
 
 def _number(problem: Problem) -> Schedule | Refusal:
