@@ -10,6 +10,8 @@ import pytest
 from scipy import special
 
 from mercer.backends.tvm.analysis import is_sign
+from mercer.backends.tvm.build import compile_nests
+from mercer.backends.tvm.target import parse
 from mercer.ir.index import Expr, call
 from mercer.ir.types import Array
 from tests.backends.tvm_programs import Binary, axes, build, nest, number, program, read, tensor
@@ -74,6 +76,19 @@ def test_special_values_in_vectors_and_alone(binary: Binary, name: str) -> None:
         x = np.resize(SPECIAL, length)
         found = binary(x=x)[list(CASES).index(name)]
         np.testing.assert_allclose(found, np.resize(expected, length), rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["cpu:generic", "cpu:avx2", "cpu:avx512"])
+def test_rows_of_a_known_length(level: str) -> None:
+    """Their vectors may be wider than a register."""
+    statements = [nest(f, axes(m=3, n=64), call(f, read("x", "m", "n")), f) for f in CASES]
+    nests = program({"x": tensor(3, 64)}, {}, statements, *CASES)
+    if level == "cpu:avx512":
+        compile_nests(nests, parse(level))
+        return
+    x = np.random.default_rng(0).uniform(0.1, 0.9, (3, 64)).astype(np.float32)
+    for found, (exact, _, _) in zip(build(nests, level)(x=x), CASES.values(), strict=True):
+        np.testing.assert_allclose(found, exact(x.astype(np.float64)), rtol=1e-6)
 
 
 def test_atan2_in_all_quadrants() -> None:

@@ -464,3 +464,6 @@ FAST = {
     for f in (exp, expm1, log, log1p, sigmoid, tanh, sinh, cosh, sin, cos, rsqrt, tan, erf, atan, asin, acos, atan2)
 }
 """By the name that the function has in the IR."""
+
+OF_REGISTERS = frozenset({"rsqrt"})
+"""Functions with instructions that are chosen by the size of a register: their vectors are not wider."""

@@ -14,8 +14,8 @@ from mercer.backends.tvm.analysis import bound, flatten, free, free_in_integer, 
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split
 from mercer.backends.tvm.schedules.normalize import all_axes, ranges_of
-from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis, Read, Reduce, Reducer, computed, reads, walk
+from mercer.backends.tvm.vector_math import OF_REGISTERS, TirExpr
+from mercer.ir.index import Axis, Call, Read, Reduce, Reducer, computed, reads, walk
 from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import DType
@@ -60,7 +60,7 @@ def _width(nest: Nest, lane: Axis, inside: tuple[int, int | None], lanes: int) -
     low, high = inside
     if not lane.extent.is_constant or high is None or (high - low) % (2 * lanes):
         return lanes
-    if any(isinstance(e, Reduce) for e in walk(nest.body)):
+    if any(isinstance(e, Reduce) or (isinstance(e, Call) and e.function in OF_REGISTERS) for e in walk(nest.body)):
         return lanes
     found = list(reads(nest.body))
     indices = [index for read in found for index in read.indices]
