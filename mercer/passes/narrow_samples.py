@@ -97,7 +97,7 @@ class _Blend:
     def _weight(self, weight: Expr) -> Expr:
         used = variables(weight)
         axes = tuple(axis for axis in self.nest.axes if axis.name in used)
-        name = self._stored("weight", weight, axes, weight)
+        name = self._stored("weight", axes, weight)
         read = Read(name, tuple(IntExpr.var(axis.name) for axis in axes), DType.I16)
         return call("cast", read, dtype=DType.I32)
 
@@ -109,7 +109,7 @@ class _Blend:
         place = tuple(IntExpr.var(axis.name) for axis in axes)
         plain = Read(read.tensor, place, read.dtype)
         body = transform(sample, lambda e: plain if e == read else e)
-        name = self._stored(f"{read.tensor}.code", body, axes, body)
+        name = self._stored(f"{read.tensor}.code", axes, body)
         pad = None
         if read.pad is not None:
             (low, high) = self.state.bound(transform(sample, lambda e: read.pad if read.pad and e == read else e))
@@ -117,16 +117,16 @@ class _Blend:
             pad = Const(int(low), DType.I16)
         return call("cast", replace(read, tensor=name, dtype=DType.I16, pad=pad), dtype=DType.I32)
 
-    def _stored(self, what: str, key: Expr, axes: tuple[Axis, ...], body: Expr) -> str:
-        if (what, key) not in self.known:
+    def _stored(self, what: str, axes: tuple[Axis, ...], body: Expr) -> str:
+        if (what, body) not in self.known:
             name = f"{self.nest.target}.{what}{len(self.known)}"
-            self.known[what, key] = name
+            self.known[what, body] = name
             type = TensorType(DType.I16, tuple(axis.extent for axis in axes))
             narrow = call("cast", body, dtype=DType.I16)
             self.before.append(Nest(name, type, axes, narrow, self.nest.origins))
             self.state.types[name] = type
             self.state.definitions[name] = self.before[-1]
-        return self.known[what, key]
+        return self.known[what, body]
 
 
 def _terms(e: Expr) -> list[Term] | None:

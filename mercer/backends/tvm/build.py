@@ -17,7 +17,7 @@ from mercer.backends.tvm import cuda, function, vector_math as vm
 from mercer.backends.tvm.demand import Demand
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.memory import MemoryPlan, repeated, storages, workspace
-from mercer.backends.tvm.parts import PART, Parts, joined, taken
+from mercer.backends.tvm.parts import Parts, joined, taken
 from mercer.backends.tvm.pipeline import TIR_CONFIG, TIR_PIPELINE, in_order, machine_passes, memory_passes
 from mercer.backends.tvm.plan import Call, Plan, View, planned
 from mercer.backends.tvm.scalar import UnsupportedError, tir_type
@@ -30,6 +30,7 @@ from mercer.ir.integers import Dim
 from mercer.ir.nests import Nests, Origin
 from mercer.ir.spans import NOWHERE
 from mercer.ir.types import Array, TensorType
+from mercer.runtime.executors import PART
 
 ENTRY = "main"
 
@@ -70,8 +71,7 @@ class Compiled:
     The function `entry` takes the arrays `arguments` (inputs, then parameters that were left open), then `constants`,
     in order, then the values of `symbols` as one shape if there are any, and gives a tuple of `outputs`. Symbols are
     the dimensions that stand nowhere alone, such as K of an input f32[N, 2*K]. It calls itself nothing but functions of
-    TIR, or `part` for each of so many `parts` of a batch. `source` is the generated device code
-    (CUDA) or None.
+    TIR, or `part` for each of so many `parts` of a batch. `source` is the generated device code (CUDA) or None.
     """
 
     library: bytes

@@ -14,9 +14,9 @@ from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import elements
 from mercer.backends.tvm.kernel import Kernel, Operand
-from mercer.backends.tvm.lower import Scope, Tensor, int64
-from mercer.backends.tvm.schedules import blocks
-from mercer.backends.tvm.schedules.common import size
+from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.schedules.common import bytes_of, size
+from mercer.backends.tvm.schedules.pointwise import along
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Value
@@ -24,7 +24,8 @@ from mercer.ir.index import Axis, Index, Read, Reduce, reads, walk
 from mercer.ir.integers import IntExpr, Var
 from mercer.ir.nests import Nest, Nests, Origin, Primitive, Statement, defined
 from mercer.ir.spans import NOWHERE
-from mercer.ir.types import TensorType
+from mercer.ir.types import DType, TensorType
+from mercer.runtime.executors import PART
 
 NEAR = 1 << 20
 """Bytes that a statement may read and write of a part, where a part has several samples."""
@@ -53,10 +54,6 @@ class Parts:
     count: int
     inputs: tuple[Value, ...]
     nests: Nests
-
-
-PART = "part"
-"""The function that computes a part, and the number of one."""
 
 
 def in_parts(nests: Nests) -> Parts | None:
@@ -139,7 +136,7 @@ def _samples(nests: Nests, cut: frozenset[str], batch: int) -> int | None:
     types = nests.types()
 
     def bytes(names: Iterable[str]) -> int:
-        return sum(size(elements(types[name].shape)) * types[name].dtype.numpy.itemsize for name in names)
+        return sum(bytes_of(types[name]) for name in names)
 
     nested = [s for s in nests.statements if isinstance(s, Nest)]
     moved = [bytes({s.target, *(read.tensor for read in reads(s.body))} & cut) // batch for s in nested]
@@ -156,7 +153,7 @@ def _samples(nests: Nests, cut: frozenset[str], batch: int) -> int | None:
 
 
 def taken(value: Value, part: Value) -> Nest:
-    """A part of an input, copied; its number is a symbolic dim."""
+    """A part of an input, copied; its number is the symbolic dim `PART`."""
     axes = tuple(Axis(f"i{k}", extent) for k, extent in enumerate(part.type.shape))
     first, *rest = (IntExpr.var(axis.name) for axis in axes)
     body = Read(value.name, (IntExpr.dim(PART) * axes[0].extent + first, *rest), value.type.dtype)
@@ -166,22 +163,19 @@ def taken(value: Value, part: Value) -> Nest:
 def joined(parts: Sequence[Operand], whole: Operand, target: Target) -> Kernel:
     """One tensor of all parts, in order."""
     (each,) = {size(elements(part.type.shape)) for part in parts}
-    width = next(n for n in (target.lanes, 4, 2, 1) if n <= max(1, each))
+    axis = Axis("element", IntExpr.constant(each))
+    lanes = 1 if whole.type.dtype is DType.BOOL else target.lanes
+    place = IntExpr.var(axis.name)
 
     def emit(scope: Scope, number: TirExpr) -> None:
-        goal = scope.tensors[whole.name]
         for k, part in enumerate(parts):
-            source = scope.tensors[part.name]
 
-            def copy(place: TirExpr, width: int, source: Tensor = source, first: int = k * each) -> None:
-                value = source.buffer[blocks.at(source.place(place), width)]
-                T.buffer_store(goal.buffer, value, [blocks.at(goal.place(place + int64(first)), width)])
+            def copy(inside: Scope, source: str = part.name, first: int = k * each) -> None:
+                value = inside.load(inside.tensors[source], place)
+                inside.store(inside.tensors[whole.name], place + first, value)
 
             with T.If(tirx.EQ(number, int64(k))):
                 with T.Then():
-                    with T.serial(int64(0), int64(each // width)) as i:
-                        copy(T.bind(i * int64(width)), width)
-                    with T.serial(int64(each // width * width), int64(each)) as i:
-                        copy(i, 1)
+                    along(scope, axis, lanes, (0, each), copy)
 
     return Kernel(f"{len(parts)} parts", IntExpr.constant(len(parts)), 0.1 * each, emit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -114,6 +115,12 @@ def pick(
 def size(value: IntExpr) -> int:
     """The number, with TYPICAL for every symbolic dim."""
     return int(value.evaluate(lambda _: TYPICAL))
+
+
+@lru_cache(maxsize=1 << 12)
+def bytes_of(type: TensorType) -> int:
+    """Of a tensor, with TYPICAL for every symbolic dim."""
+    return math.prod(map(size, type.shape)) * type.dtype.numpy.itemsize
 
 
 def volume(axes: Sequence[Axis]) -> int:

@@ -138,7 +138,7 @@ def _schedule(
         detail += f", {len(blocks.panels)} operands in panels" if blocks.panels else ""
         ahead = _ahead(problem, best, (*blocks.outer, *blocks.inner), constants, blocks)
         detail += ", next weights ahead" if ahead is not None else ""
-        emit = _emit_blocks(nest, best, place, replace(blocks, ahead=ahead))
+        emit = _emit_blocks(nest, best, place, blocks, ahead)
         memory = (blocks.workspace, *(each.workspace for each in blocks.panels))
         return Schedule("contraction", detail, nest, count(blocks.outer), cost, emit, before, constants, memory)
     tiled = list(_ordered_loops(problem, best, tiled, work / CYCLE))
@@ -217,7 +217,6 @@ class Blocks:
     dtype: DType
     volume: int
     panels: tuple[panels.Panels, ...] = ()
-    ahead: Ahead | None = None
 
     @property
     def count(self) -> int:
@@ -292,7 +291,9 @@ def _deep_blocks(nest: Nest, best: Tile, tiled: Sequence[Axis], e: Reduce) -> Bl
     return found if max(read, 4 * volume(inner) * found.volume) <= BLOCK_BYTES else None
 
 
-def _emit_blocks(nest: Nest, best: Tile, place: IntExpr, blocks: Blocks) -> Callable[[Scope, TirExpr], None]:
+def _emit_blocks(
+    nest: Nest, best: Tile, place: IntExpr, blocks: Blocks, ahead: Ahead | None
+) -> Callable[[Scope, TirExpr], None]:
     strides = [volume(blocks.inner[k + 1 :]) * blocks.volume for k in range(len(blocks.inner))]
 
     def emit(scope: Scope, at: TirExpr) -> None:
@@ -307,7 +308,7 @@ def _emit_blocks(nest: Nest, best: Tile, place: IntExpr, blocks: Blocks) -> Call
                 start = int64(0)
                 for axis, step in zip(blocks.inner, strides, strict=True):
                     start = start + inside.indices[axis.name] * int64(step)
-                _tile(inside, nest, best, place, blocks.ahead, _Block(blocks, number, T.bind(start)))
+                _tile(inside, nest, best, place, ahead, _Block(blocks, number, T.bind(start)))
 
             loops(replace(outside, done={}, outer=outside), blocks.inner, tile)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm.analysis import elements, free, stride
+from mercer.backends.tvm.analysis import free, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules import blocks
-from mercer.backends.tvm.schedules.common import size, volume
+from mercer.backends.tvm.schedules.common import bytes_of, volume
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Reduce, reads
@@ -28,7 +28,7 @@ SHARED = 4
 
 def are_far(weights: Iterable[TensorType]) -> bool:
     """Whether weights of these types come from behind the second-level cache in every call."""
-    return sum(each.dtype.numpy.itemsize * size(elements(each.shape)) for each in weights) >= blocks.FAR
+    return sum(map(bytes_of, weights)) >= blocks.FAR
 
 
 @dataclass(frozen=True)
