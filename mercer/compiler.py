@@ -356,6 +356,7 @@ def _tvm(job: _Job) -> Artifact:
     chosen, passes = parse_target(job.target), job.passes
     if chosen.is_cuda:  # a chunk is the work of one thread, not of one for every number of the state; pairs are of CPUs
         passes = [each for each in passes if not isinstance(each, ChunkScan | Narrow)]
+    job.context.features = frozenset(chosen.features)
     tuned = Tuned.of(chosen, job.database)
     graph, nests = job.run(passes)
     if job.progress is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, walk
 from mercer.ir.integers import IntExpr, Var
 from mercer.ir.nests import Nest
+from mercer.ir.packed import SIGN, packed_factors
 from mercer.ir.types import DType, TensorType
 
 
@@ -35,7 +36,7 @@ class Convolution:
 
     Of `data`, [batch, channels, ...], the channels `first` to `first + groups * channels - 1` are read. `order` are the
     dims of `weight` that stand for output, input channel (None: there is one channel) and window positions
-    (None: a window of one).
+    (None: a window of one). The factors are of `dtype`; where they are packed bytes, `pad` without sign is padding.
     """
 
     nest: Nest
@@ -47,6 +48,8 @@ class Convolution:
     groups: int
     channels: int
     windows: tuple[Window, ...]
+    dtype: DType = DType.F32
+    pad: int = 0
 
     @property
     def batch(self) -> Axis:
@@ -98,7 +101,7 @@ def recognize(
 ) -> Convolution | str:
     """The convolution that a nest computes before its pointwise rest, or the reason why there is none.
 
-    Its sum is one of `dtype`, f32 or i32; the factors of one of i32 may be numbers of 16 bits.
+    Its sum is one of `dtype`, f32 or i32; the factors of one of i32 may be packed.
     """
     try:
         return _recognize(nest, types, constants, dtype)
@@ -120,10 +123,12 @@ def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collectio
     _require(len(nest.axes) in (3, 4), f"{len(nest.axes)} output axes")
     _require(all(axis.extent.is_constant for axis in (*nest.axes[1:], *reduce.axes)), "a symbolic size")
     data, weight = _factors(reduce.body, constants)
+    shift = SIGN if data.dtype is DType.I8 else 0
+    pad = int(data.pad.number.real) + shift if data.pad is not None else 0
     type = types[data.tensor]
     _require(type.rank == len(nest.axes), "no batch, channels and one window for each spatial axis")
     _require(all(size.is_constant for size in type.shape[1:]), "a symbolic size")
-    _require(data.pad is None or data.pad.number == 0, "padding with another number than 0")
+    _require(pad == 0 or shift != 0, "padding with another number than 0")
     batch, channel = nest.axes[0], nest.axes[1]
     _require(data.indices[0] == IntExpr.var(batch.name), "the batch is not the first axis")
     extents = {axis.name: axis.extent.value for axis in reduce.axes}
@@ -139,28 +144,20 @@ def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collectio
     channels = extents[inner] if inner is not None else 1
     sizes = [channel.extent.value, channels, *(window.size for window in windows)]
     order = _order(weight, names, types[weight.tensor], sizes)
-    return Convolution(nest, reduce, data.tensor, weight.tensor, order, first, groups, channels, tuple(windows))
+    found = Convolution(nest, reduce, data.tensor, weight.tensor, order, first, groups, channels, tuple(windows))
+    return replace(found, dtype=data.dtype, pad=pad)
 
 
 def _factors(body: Expr, constants: Collection[str]) -> tuple[Read, Read]:
     """(data, weight)"""
     _require(isinstance(body, Call) and body.function == "mul", "no sum of products")
     assert isinstance(body, Call)
-    left, right = map(_narrow, body.arguments)
+    left, right = packed_factors(body) or body.arguments
     _require(isinstance(left, Read) and isinstance(right, Read), "no product of two tensors")
     assert isinstance(left, Read) and isinstance(right, Read)
     weights = [read.tensor in constants and read.pad is None for read in (left, right)]
     _require(any(weights), "no constant weights")
     return (right, left) if weights[0] else (left, right)
-
-
-def _narrow(factor: Expr) -> Expr:
-    """The number of 16 bits that a factor in i32 comes from."""
-    match factor:
-        case Call("cast", (Read() as read,)) if factor.dtype is DType.I32 and read.dtype is DType.I16:
-            return read
-        case _:
-            return factor
 
 
 def _linear(index: IntExpr) -> tuple[dict[str, int], IntExpr]:

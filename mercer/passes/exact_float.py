@@ -8,6 +8,7 @@ from typing import ClassVar
 from mercer.ir import convolution
 from mercer.ir.index import Call, Const, Expr, Index, Read, Reduce, Reducer, call, reads, walk
 from mercer.ir.nests import Nest, Nests, Statement
+from mercer.ir.packed import packed_factors
 from mercer.ir.types import DType
 from mercer.passes.cost import elements
 from mercer.passes.integer_bounds import ARITHMETIC, Integers, exchange_sums
@@ -54,6 +55,8 @@ class ExactFloat(Pass):
             return f"the extent of {', '.join(map(str, e.axes))} is not known"
         if (terms := elements(axis.extent for axis in e.axes)) < self.min_terms:
             return f"{terms} terms are too few (min_terms = {self.min_terms})"
+        if packed := packed_factors(e.body):
+            return f"its products are those of {packed[0].dtype}"
         if any(read.dtype is DType.I16 for read in reads(e.body)):
             return "its products are those of i16"
         if not state.is_polynomial(e.body):
@@ -68,10 +71,10 @@ def _slow(nest: Nest, e: Reduce, reason: str | None, state: Integers) -> str | N
         return None
     if reason is None:
         return "its products are those of f32"
-    narrow = [read for read in reads(e.body) if read.dtype is DType.I16]
-    if not narrow:
+    packed = packed_factors(e.body)
+    if packed is None:
         return f"its products are those of i32: {reason}"
-    constants = {read.tensor for read in narrow if state.array(read.tensor) is not None}
+    constants = {read.tensor for read in packed if state.array(read.tensor) is not None}
     alone = Nest(nest.target, nest.type, nest.axes, e, nest.origins)
     found = convolution.recognize(alone, state.types, constants, DType.I32)
     if isinstance(found, str) or found.channels > 1:

@@ -103,17 +103,27 @@ class Integers:
         return self.arrays[name]
 
     def interval(self, name: str) -> Interval:
-        if name not in self.intervals:
-            array, definition = self.array(name), self.definitions.get(name)
-            if array is not None:
-                self.intervals[name] = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-            elif isinstance(definition, Nest):
-                self.intervals[name] = self.bound(definition.body)
-            elif definition is not None:
-                self.intervals[name] = self.interval(definition.operands[0])
-            else:
-                self.intervals[name] = all_of(self.types[name].dtype)
+        """What a tensor may hold; what it is made of comes first, lest a long chain exceed the stack."""
+        waiting = [name]
+        while waiting:
+            last = waiting[-1]
+            definition = self.definitions.get(last) if last not in self.intervals else None
+            missing = sorted(read_names(definition) - self.intervals.keys()) if definition is not None else []
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            if last not in self.intervals:
+                self.intervals[last] = self._interval(last)
         return self.intervals[name]
+
+    def _interval(self, name: str) -> Interval:
+        array, definition = self.array(name), self.definitions.get(name)
+        if array is not None:
+            return (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+        if isinstance(definition, Nest):
+            return self.bound(definition.body)
+        return self.interval(definition.operands[0]) if definition is not None else all_of(self.types[name].dtype)
 
     def bound(self, e: Expr) -> Interval:
         """An interval that holds every value of `e`."""
@@ -172,20 +182,25 @@ class Integers:
         missing = [axis.extent for axis in axes if axis.name not in names]
         return float(max(sums)) * elements(missing)
 
-    def copy(self, tensor: str, dtype: DType, suffix: str) -> str:
-        """The name of the tensor in another element type: a constant, or a nest that fusion merges with what computes
-        the tensor."""
-        name = f"{tensor}.{suffix}"
+    def copy(self, tensor: str, dtype: DType, suffix: str = "", less: int = 0) -> str:
+        """The name of the tensor, less a number, in another element type: a constant, or a nest that fusion merges with
+        what computes the tensor."""
+        if less == 0 and self.types[tensor].dtype is dtype:
+            return tensor
+        name = f"{tensor}.{suffix or dtype}" + (f"_{'less' if less > 0 else 'plus'}_{abs(less)}" if less else "")
         if name in self.types:
             return name
         type = replace(self.types[tensor], dtype=dtype)
         self.types[name] = type
         array = self.array(tensor)
         if array is not None:
-            self.constants[name] = Constant(name, type, Data(array.astype(dtype.numpy)))
+            self.constants[name] = Constant(name, type, Data(np.subtract(array, less).astype(dtype.numpy)))
             return name
         axes = tuple(Axis(f"i_{k}", size) for k, size in enumerate(type.shape))
-        read = Read(tensor, tuple(IntExpr.var(axis.name) for axis in axes), self.types[tensor].dtype)
+        read: Expr = Read(tensor, tuple(IntExpr.var(axis.name) for axis in axes), self.types[tensor].dtype)
+        if less:
+            wide = read if read.dtype is DType.I32 else call("cast", read, dtype=DType.I32)
+            read = call("sub", wide, Const(less, DType.I32))
         definition = self.definitions.get(tensor)
         origins = definition.origins if definition is not None else ()
         self.copies.append(Nest(name, type, axes, call("cast", read, dtype=dtype), origins))

@@ -58,6 +58,7 @@ class PassContext:
 
     `data` are inputs of the model by name, a batch of what it will see: approximations are measured and fitted on them.
     `ranges` of values were found in training, by the names of their buffers; `quantize` takes them in place of data.
+    `features` are those of the CPU that will run it, as LLVM calls them.
     `dump` gets (step number, pass name, program text) after every pass, `progress` (passes done, all passes, next
     pass). With `verify_each`, the IR verifier and the exactness verifier run after every pass.
     """
@@ -67,6 +68,7 @@ class PassContext:
     weights: Mapping[str, Array] | None = None
     data: Mapping[str, Array] | None = None
     ranges: Mapping[str, tuple[float, float]] | None = None
+    features: frozenset[str] = frozenset()
     verify_each: bool = False
     dump: Callable[[int, str, str], None] | None = None
     progress: Callable[[int, int, str], None] | None = None

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mercer.ir import convolution
-from mercer.ir.index import Axis, Call, Const, Expr, Read, Reduce, Reducer, call, computed, reads, variables, walk
-from mercer.ir.integers import ZERO, IntExpr
+from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, call, computed, reads, variables, walk
 from mercer.ir.nests import Nest, Nests, Statement
-from mercer.ir.types import DType, TensorType
+from mercer.ir.types import DType
 from mercer.passes.cost import elements
 from mercer.passes.integer_bounds import Integers, exchange_sums
+from mercer.passes.integer_products import factors_of, lies_in_groups, plain_read
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -40,7 +40,7 @@ class Narrow(Pass):
         state = Integers(nests)
 
         def attempt(nest: Nest, e: Reduce) -> Expr | str:
-            factors = _factors(e, state)
+            factors = factors_of(e, state)
             if isinstance(factors, str):
                 return factors
             data, weight = factors
@@ -60,24 +60,11 @@ class Narrow(Pass):
             low, high = state.bound(read)
             if low <= LOWEST or high > HIGHEST:  # (-2**15)**2 + (-2**15)**2 is no i32
                 return f"%{read.tensor} may be as large as {max(-low, high):.0f}"
-        if self._lies_in_pairs(nest, e, data, weight, state.types[data.tensor]):
+        if lies_in_groups(2, nest, e, (data, weight), state.types[data.tensor], self.min_lanes):
             return None
         if self._is_sampled(nest, data, weight, state) or self._is_convolution(nest, e, weight, state):
             return None
         return "its products have no pairs"
-
-    def _lies_in_pairs(self, nest: Nest, e: Reduce, data: Read, weight: Read, type: TensorType) -> bool:
-        """Whether neighbours in memory are multiplied by the weights of many outputs."""
-        if data.pad is not None:
-            return False
-        place = ZERO
-        for index, size in zip(data.indices, type.shape, strict=True):
-            place = place * size + index
-        pairs = [axis for axis in e.axes if _is_step(place, axis) and axis.name in variables(weight)]
-        if not any(len(e.axes) == 1 or axis.extent.value % 2 == 0 for axis in pairs):
-            return False
-        lanes = [axis for axis in nest.axes if axis.name in variables(weight) - variables(data)]
-        return any(axis.extent.is_constant and axis.extent.value >= self.min_lanes for axis in lanes)
 
     def _is_sampled(self, nest: Nest, data: Read, weight: Read, state: Integers) -> bool:
         """Whether samples of i16, whose channels can lie in pairs, are multiplied by the weights of many outputs."""
@@ -102,28 +89,6 @@ class Narrow(Pass):
         return fits and found.channels == 1 < found.groups and row.stride <= 2 and row.dilation == 1
 
 
-def _factors(e: Reduce, state: Integers) -> tuple[Read, Read] | str:
-    """(data, constant)"""
-    match e.body:
-        case Call("mul", (left, right)) if (a := _read(left)) is not None and (b := _read(right)) is not None:
-            constants = [read.pad is None and state.array(read.tensor) is not None for read in (a, b)]
-            if any(constants) and not all(constants):
-                return (b, a) if constants[0] else (a, b)
-        case _:
-            pass
-    return "it is no sum of products with a constant"
-
-
-def _read(e: Expr) -> Read | None:
-    """What a factor reads, by way of i32 or not."""
-    match e:
-        case Read() | Call("cast", (Read(),)) if e.dtype is DType.I32:
-            read = e if isinstance(e, Read) else e.arguments[0]
-            return read if isinstance(read, Read) and read.dtype.is_integer else None
-        case _:
-            return None
-
-
 def _has_samples(tensor: str, state: Integers) -> bool:
     """Whether it is made element by element of i16 at computed positions."""
     definition = state.definitions.get(tensor)
@@ -137,17 +102,11 @@ def _has_samples(tensor: str, state: Integers) -> bool:
 
 def _narrowed(e: Reduce, state: Integers) -> Expr:
     assert isinstance(e.body, Call)
-    factors = [_wide(read, state) for read in map(_read, e.body.arguments) if read is not None]
+    factors = [_wide(read, state) for read in map(plain_read, e.body.arguments) if read is not None]
     return Reduce(Reducer.SUM, e.axes, call("mul", *factors))
 
 
 def _wide(read: Read, state: Integers) -> Expr:
     """The same number by way of i16."""
     pad = None if read.pad is None else Const(read.pad.number, DType.I16)
-    return call("cast", Read(state.copy(read.tensor, DType.I16, "i16"), read.indices, DType.I16, pad), dtype=DType.I32)
-
-
-def _is_step(place: IntExpr, axis: Axis) -> bool:
-    """Whether the place in memory grows by one with the index."""
-    rest = place - IntExpr.var(axis.name)
-    return axis.name not in variables(Read("", (rest,), DType.I32))
+    return call("cast", Read(state.copy(read.tensor, DType.I16), read.indices, DType.I16, pad), dtype=DType.I32)

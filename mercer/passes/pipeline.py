@@ -36,6 +36,7 @@ from mercer.passes.fuse import Fuse
 from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
 from mercer.passes.narrow import Narrow
+from mercer.passes.narrow_bytes import NarrowBytes
 from mercer.passes.narrow_samples import NarrowSamples
 from mercer.passes.order_products import OrderProducts
 from mercer.passes.pairwise import Pairwise
@@ -56,6 +57,7 @@ INFERENCE: tuple[Pass, ...] = (
     DeadCode(),
     Lower(),
     NarrowSamples(),
+    NarrowBytes(),
     Narrow(),  # before fuse, while the integers that it reads have nests of their own
     ExactFloat(),  # what is left
     Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone

@@ -3,6 +3,7 @@
 A case is a `.mer` file whose first lines say what happens to it:
 
     # passes: canonical          the pipeline
+    # features: avx512vnni       of the CPU, if any matter
     # fires: add_zero, mul_one   the rewrites that fire, each named as often as it does
     # refuses: REWRITE: REASON   a refusal, by words of its reason
 
@@ -37,6 +38,7 @@ def test_case(path: Path, model: Callable[..., Any], request: pytest.FixtureRequ
     program = model(text, path.name)
     (pipeline,) = header(text, "passes")
     context = program.context(program.weights())
+    context.features = frozenset(header(text, "features"))
     actual = program_text(run_passes(program.graph, parse(pipeline), context))
     golden = path.with_suffix(".mir")
     if request.config.getoption("--update-golden"):

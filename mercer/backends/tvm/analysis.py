@@ -31,8 +31,8 @@ def free_in_atom(atom: Atom) -> frozenset[str]:
     return free_in_integer(IntExpr.atom(atom))
 
 
-WORD, DOT = "word", "dot"
-"""Functions beside those of index notation: of a read of i16, it and its neighbour; and `words.dot`."""
+WORD, DOT, QUAD = "word", "dot", "quad"
+"""Functions beside those of index notation: of a read, it and its neighbours; and `words.dot` and `words.quad`."""
 
 
 def is_word(read: Read, expr: Expr) -> bool:

@@ -229,7 +229,11 @@ class Scope:
         return words.load(tensor.buffer, tensor.place(self.integer(flat)))
 
     def load(self, tensor: Tensor, flat: IntExpr) -> TirExpr:
-        return unpack(tensor.buffer[tensor.place(self.integer(flat))], tensor.type.dtype)
+        place = tensor.place(self.integer(flat))
+        twice = isinstance(place, tirx.Ramp) and isinstance(place.stride, tirx.IntImm) and place.stride.value == 2
+        if twice and vm.lanes(place) >= 4:
+            return unpack(vm.every_second(tensor.buffer, place.base, vm.lanes(place)), tensor.type.dtype)
+        return unpack(tensor.buffer[place], tensor.type.dtype)
 
     def store(self, tensor: Tensor, flat: IntExpr, value: TirExpr) -> None:
         place = tensor.place(self.integer(flat))

@@ -104,6 +104,12 @@ def kept(x: TirExpr) -> TirExpr:
     return register[place]
 
 
+def every_second(buffer: Any, start: TirExpr, width: int) -> TirExpr:
+    """`width` elements two apart, an even number, without touching what lies after the last one."""
+    low, high = (buffer[T.ramp(start + tirx.const(k, "int64"), tirx.const(1, "int64"), width)] for k in (0, width - 1))
+    return tirx.Shuffle([low, high], [*range(0, width, 2), *range(width + 1, 2 * width, 2)])
+
+
 def polynomial(x: TirExpr, coefficients: Sequence[float]) -> TirExpr:
     """Horner's scheme, highest power first."""
     result = const(x, coefficients[0])

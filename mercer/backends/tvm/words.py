@@ -1,4 +1,4 @@
-"""Words of 32 bits that hold two numbers of 16 bits, the first one in the low half."""
+"""Words of 32 bits that hold two numbers of 16 bits or four bytes, the first one in the lowest bits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Call, Expr
+from mercer.ir.packed import COUNTS
 from mercer.ir.types import Array, DType
 
 DOT = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 """By the number of words. LLVM makes one instruction of it and an addition where the CPU has VNNI."""
+
+QUADS = {4: "llvm.x86.avx512.vpdpbusd.128", 8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
+"""By the number of words; for CPUs with VNNI."""
+
+SIGNS = -0x7F7F7F80
+"""The signs of four bytes: 128 more in each of them, without sign."""
 
 
 def modulo(operate: Callable[..., TirExpr], *values: TirExpr) -> TirExpr:
@@ -43,19 +50,44 @@ def dot(a: TirExpr, b: TirExpr) -> TirExpr:
     return low + (a >> half) * (b >> half)
 
 
+def add_dot(total: TirExpr, a: TirExpr, b: TirExpr) -> TirExpr:
+    return add(total, dot(a, b))
+
+
+def add_quad(total: TirExpr, a: TirExpr, b: TirExpr) -> TirExpr:
+    """total and the four products of bytes of every two words, in i32; those of a have no sign."""
+    width = vm.lanes(total)
+    if width in QUADS:
+        fours = (tirx.reinterpret(f"int8x{4 * width}", word) for word in (a, b))
+        return T.call_llvm_pure_intrin(f"int32x{width}", QUADS[width], total, *fours)
+    for at in (0, 8, 16, 24):
+        total = add(total, ((a >> at) & 255) * ((b << (24 - at)) >> 24))
+    return total
+
+
 def load(buffer: Any, place: TirExpr) -> TirExpr:
-    """The word of the i16 at this place and the next one."""
-    return tirx.reinterpret("int32", buffer[T.ramp(place, tirx.const(1, "int64"), 2)])
+    """The word of the numbers from this place on."""
+    count = 32 // int(str(buffer.dtype).removeprefix("int"))
+    return tirx.reinterpret("int32", buffer[T.ramp(place, tirx.const(1, "int64"), count)])
 
 
-def interleaved(first: TirExpr, second: TirExpr) -> TirExpr:
-    """Words with a vector of i16 in their low halves and another one in their high halves."""
+def interleaved(*parts: TirExpr) -> TirExpr:
+    """Words of two vectors of i16, or of four of i8, the first one in the lowest bits."""
+    first, second, *others = parts
+    if others:
+        first, second = _interleaved(first, second, "int16"), _interleaved(others[0], others[1], "int16")
+    return _interleaved(first, second, "int32")
+
+
+def _interleaved(first: TirExpr, second: TirExpr, dtype: str) -> TirExpr:
+    """Numbers of twice the size."""
     width = vm.lanes(first)
     if width == 1:
-        both = vm.cast(second, "int32") << tirx.const(16, "int32")
-        return both | (vm.cast(first, "int32") & tirx.const(0xFFFF, "int32"))
+        bits = int(dtype.removeprefix("int")) // 2
+        both = vm.cast(second, "int32") << tirx.const(bits, "int32")
+        return vm.cast(both | (vm.cast(first, "int32") & tirx.const((1 << bits) - 1, "int32")), dtype)
     order = [k + half for k in range(width) for half in (0, width)]
-    return tirx.reinterpret(f"int32x{width}", tirx.Shuffle([first, second], order))
+    return vm.kept(tirx.reinterpret(f"{dtype}x{width}", tirx.Shuffle([first, second], order)))
 
 
 def is_high(dtype: DType, divisor: Any) -> bool:
@@ -131,9 +163,9 @@ def nearest(x: TirExpr, y: TirExpr, low: int, high: int) -> TirExpr:
     return vm.cast(tirx.reinterpret(vm.like(product, "int64"), shifted), "int32")
 
 
-def packed(array: Array) -> Array:
-    """Neighbours along the last axis as words; an odd last one has 0 beside it."""
-    narrow = np.ascontiguousarray(array, np.int16)
-    rest = narrow.shape[-1] % 2
+def packed(array: Array, dtype: DType) -> Array:
+    """Neighbours of this type along the last axis as words; the last word is filled up with 0."""
+    narrow = np.ascontiguousarray(array, dtype.numpy)
+    rest = -narrow.shape[-1] % COUNTS[dtype]
     padded = np.pad(narrow, [(0, 0)] * (narrow.ndim - 1) + [(0, rest)])
     return np.ascontiguousarray(padded).view("<i4")

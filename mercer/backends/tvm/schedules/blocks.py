@@ -75,10 +75,7 @@ def strided(buffer: Any, start: TirExpr, stride: int, width: int) -> TirExpr:
     if stride == 1 or width == 1:
         return buffer[at(start, width)]
     if stride == 2 and width >= 4:
-        half = width // 2
-        low = load(buffer, start, width)
-        high = load(buffer, start + int64(width - 1), width)
-        return tirx.Shuffle([low, high], [*range(0, width, 2), *range(width + 1, 2 * width, 2)][: 2 * half])
+        return vm.every_second(buffer, start, width)
     return buffer[T.ramp(start, int64(stride), width)]
 
 
@@ -124,12 +121,13 @@ UNROLL = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` x (`vectors` of `width`) sums in registers: of products of f32, or of those of i16 in words, in i32."""
+    """`rows` x (`vectors` of `width`) sums in registers: of products of f32, or in i32 of words by `combine`."""
 
     rows: int
     vectors: int
     width: int
     dtype: str = "float32"
+    combine: Callable[[TirExpr, TirExpr, TirExpr], TirExpr] = words.add_dot
 
     def start(self, initial: Any = None) -> list[list[Any]]:
         """The sums; `initial(i, v)` gives their first values."""
@@ -182,7 +180,7 @@ class Tile:
             factor = vm.kept(vm.broadcast(left.element(i, k), self.width))
             for vector, total in zip(vectors, row, strict=True):
                 if self.dtype == "int32":
-                    T.buffer_store(total, words.add(total[whole], words.dot(factor, vector)), [whole])
+                    T.buffer_store(total, self.combine(total[whole], vector, factor), [whole])
                 else:
                     T.buffer_store(total, total[whole] + factor * vector, [whole])
 

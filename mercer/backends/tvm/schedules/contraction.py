@@ -18,8 +18,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.analysis import flatten, free, free_in_integer, in_words, stride
+from mercer.backends.tvm import vector_math as vm, words
+from mercer.backends.tvm.analysis import QUAD, flatten, free, free_in_integer, in_words, stride
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
@@ -412,8 +412,13 @@ def _accumulate(
 def _step(scope: Scope, e: Reduce, totals: Sequence[Any], offsets: Sequence[dict[str, int]], width: int) -> None:
     everything = vm.whole(width)
     for total, offset in zip(totals, offsets, strict=True):
-        term = vm.broadcast(vm.cast(scope.at(offset).value(e.body), wide(e.dtype)), width)
-        T.buffer_store(total, combine(e.reducer, total[everything], term), [everything])
+        at = scope.at(offset)
+        if isinstance(e.body, Call) and e.body.function == QUAD:
+            added = words.add_quad(total[everything], *(vm.broadcast(at.value(x), width) for x in e.body.arguments))
+        else:
+            term = vm.broadcast(vm.cast(at.value(e.body), wide(e.dtype)), width)
+            added = combine(e.reducer, total[everything], term)
+        T.buffer_store(total, added, [everything])
 
 
 def _accumulate_block(

@@ -15,6 +15,7 @@ from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.ir.convolution import recognize
 from mercer.ir.index import Call, Expr, Read, Reduce, reads, transform, walk
 from mercer.ir.nests import Nest
+from mercer.ir.packed import BYTES_FEATURE
 from mercer.ir.types import DType
 
 TILES = {"winograd2": 2, "winograd4": 4}
@@ -57,6 +58,11 @@ def _with_factor(problem: Problem, factor: Expr, known: Collection[str]) -> Sche
     return columns.plan(found, epilogue, problem, factor)
 
 
+def _has_words(dtype: DType, problem: Problem) -> bool:
+    """Whether this machine multiplies words of such numbers."""
+    return dtype is DType.I16 or (dtype is DType.I8 and BYTES_FEATURE in problem.target.features)
+
+
 def plan(problem: Problem) -> Schedule | Refusal:
     """A schedule of the nest as it is lowered, before normalization."""
     known = {name for name, constant in problem.constants.items() if constant.data.array is not None}
@@ -66,7 +72,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     found = recognize(problem.nest, problem.types, known)
     if isinstance(found, str):
         narrow = recognize(problem.nest, problem.types, known, DType.I32)
-        if not isinstance(narrow, str) and problem.types[narrow.data].dtype is DType.I16:
+        if not isinstance(narrow, str) and _has_words(narrow.dtype, problem):
             found = narrow
     if isinstance(found, str):
         return Refusal("convolution", found)

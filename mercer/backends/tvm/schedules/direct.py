@@ -4,7 +4,7 @@ A unit of work is a range of output rows of one image. For a block of the terms 
 inputs that the outputs of these rows multiply are laid out as one row of pixels for each term; strides, dilations and
 padding are dealt with in this copy, which costs 1 / (output channels) of the products. The product with the weights,
 packed at compile time, is that of Goto and van de Geijn (2008): tiles of output channels x pixels stay in registers,
-terms run innermost. Of numbers of 16 bits, the terms of two channels are one: a row of words (see `words`).
+terms run innermost. Of numbers of 16 or 8 bits, the terms of two or four channels are one: a row of `words`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm import vector_math as vm, words
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import tir_type
@@ -26,15 +25,13 @@ from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
 from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick, volume
 from mercer.backends.tvm.schedules.epilogue import Epilogue
+from mercer.backends.tvm.schedules.weight_tiles import Rows, depth, packed, renamed, tiles_of, together
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.backends.tvm.words import interleaved, packed as packed_words
 from mercer.ir.convolution import Convolution, Window
-from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Expr, Read, transform
+from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr
-from mercer.ir.nests import Nest
-from mercer.ir.types import Array, Data, DType, TensorType
+from mercer.ir.types import DType
 
 SHORT = 64
 """Terms of a tile that is computed while a line comes from memory."""
@@ -57,15 +54,12 @@ UNITS = 2
 Columns: TypeAlias = tuple[int, int, int]
 """(first pixel, tiles, vectors of a tile)"""
 
-Rows: TypeAlias = tuple[int, int, int]
-"""(first channel, tiles, rows of a tile)"""
-
 
 @dataclass(frozen=True)
 class Direct:
     """How a convolution is cut: units of `rows` output rows and `outputs` channels of a group, `channels` at a time.
 
-    Of numbers of 16 bits, `channels` counts pairs of channels.
+    Of packed numbers, `channels` counts words of channels.
     """
 
     convolution: Convolution
@@ -109,7 +103,8 @@ class Direct:
         return DType.I32 if self.convolution.is_integer else DType.F32
 
     def tile(self, height: int, vectors: int) -> Tile:
-        return Tile(height, vectors, self.lanes, tir_type(self.dtype))
+        combine = words.add_quad if self.convolution.dtype is DType.I8 else words.add_dot
+        return Tile(height, vectors, self.lanes, tir_type(self.dtype), combine)
 
     def column_tiles(self) -> list[Columns]:
         """The last tile may overlap the one before."""
@@ -139,26 +134,6 @@ class Direct:
         return (panel,) if self.blocks == 1 else (panel, sums)
 
 
-def depth(convolution: Convolution) -> int:
-    """Channels, or pairs of channels of numbers of 16 bits."""
-    return -(-convolution.channels // 2) if convolution.is_integer else convolution.channels
-
-
-def tiles_of(count: int, height: int) -> list[Rows]:
-    """Rows as tiles of `height` and at most two lower ones."""
-    whole, rest = divmod(count, height)
-    if not rest:
-        return [(0, whole, height)]
-    if not whole or rest >= height - 2:
-        return ([(0, whole, height)] if whole else []) + [(whole * height, 1, rest)]
-    low = (height + rest) // 2
-    found = [(0, whole - 1, height)] if whole > 1 else []
-    start = (whole - 1) * height
-    if 2 * low == height + rest:
-        return [*found, (start, 2, low)]
-    return [*found, (start, 1, low), (start + low, 1, height + rest - low)]
-
-
 def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
     target = problem.target
     if convolution.pixels < target.lanes:
@@ -185,7 +160,7 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
         _Unit(best, epilogue, weights.name, at_outer(scope, axes, at)).emit()
 
     parts = each // best.outputs
-    terms = f"{best.terms} {'pairs of ' if convolution.is_integer else ''}terms"
+    terms = f"{best.terms} {('', 'pairs of ', 'fours of ')[together(convolution) // 2]}terms"
     detail = f"direct, {best.height} channels x {2 * best.lanes} pixels, {terms}, {best.rows} rows, {parts} parts"
     return Schedule("convolution", detail, nest, count, cost, emit, (), (weights,), best.workspace, options)
 
@@ -256,46 +231,6 @@ def _cost(found: Direct) -> float:
     return unit * units * (1 + 0.05 * (idle - 1))
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def ordered_weights(convolution: Convolution, problem: Problem) -> Array:
-    """As an array [outputs, channels, taps]."""
-    array = problem.constants[convolution.weight].data.array
-    assert array is not None
-    dims = [dim for dim in convolution.order if dim is not None]
-    rest = [dim for dim in range(array.ndim) if dim not in dims]
-    moved = np.transpose(array, (*dims, *rest))
-    return moved.reshape(convolution.outputs, convolution.channels, convolution.taps)
-
-
-def renamed(convolution: Convolution, weights: str) -> Nest:
-    """The nest with packed weights for the plain ones."""
-
-    def change(expr: Expr) -> Expr:
-        is_weight = isinstance(expr, Read) and expr.tensor == convolution.weight
-        return replace(expr, tensor=weights) if is_weight else expr
-
-    return replace(convolution.nest, body=transform(convolution.nest.body, change))
-
-
-def packed(convolution: Convolution, outputs: int, height: int, problem: Problem) -> Constant:
-    """Tile by tile, [term, row of the tile]; `outputs` channels at a time are tiles of `height` rows."""
-    ordered = ordered_weights(convolution, problem)
-    if convolution.is_integer:
-        ordered = np.moveaxis(packed_words(np.moveaxis(ordered, 1, -1)), -1, 1)
-    flat = ordered.reshape(convolution.outputs, -1)
-    parts: list[Array] = []
-    for first in range(0, convolution.outputs, outputs):
-        for start, count, rows in tiles_of(outputs, height):
-            for tile in range(count):
-                at = first + start + tile * rows
-                parts.append(flat[at : at + rows].T.reshape(-1))
-    tiles = np.ascontiguousarray(np.concatenate(parts))
-    name = f"{convolution.weight}.tiles[{convolution.order}, {outputs} by {height}]"
-    return Constant(name, TensorType.of(tiles), Data(tiles))
-
-
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +243,7 @@ class _Unit:
         self.weights = scope.tensors[weights].buffer
         self.data = scope.tensors[self.convolution.data].buffer
         self.batch = scope.indices[self.convolution.batch.name]
-        self.partner: TirExpr = None
+        self.partners: list[TirExpr] = []
         vertical = best.window[0]
         first = scope.indices["conv.rows"] * int64(best.rows)
         if vertical.outputs % best.rows:
@@ -341,14 +276,15 @@ class _Unit:
         vertical, horizontal = best.window
         total = self.scope.tensors[convolution.data].type.shape[1].value
         plane = vertical.inputs * horizontal.inputs
-        each = 2 if convolution.is_integer else 1
+        each = together(convolution)
         start = self.group * int64(convolution.channels) + int64(convolution.first) + first * int64(each)
         base = vm.let((self.batch * int64(total) + start) * int64(plane))
         taps = vertical.size * horizontal.size
         with T.serial(int64(0), channels) as c:
             source = vm.let(base + c * int64(each * plane))
-            if convolution.is_integer:  # an odd last channel is its own partner: the weight of that is 0
-                self.partner = vm.let(T.min(int64(1), int64(convolution.channels - 1) - 2 * (first + c)) * int64(plane))
+            # those that a last word lacks are the last channel again: the weights of that are 0
+            last = vm.let(int64(convolution.channels - 1) - int64(each) * (first + c))
+            self.partners = [vm.let(T.min(int64(k), last) * int64(plane)) for k in range(1, each)]
             target = vm.let(c * int64(taps * best.pitch))
             with T.serial(int64(0), int64(best.rows)) as r:
                 for i in range(vertical.size):
@@ -363,7 +299,7 @@ class _Unit:
                             self._rows(panel, place, source + y * int64(horizontal.inputs))
                         with T.Else():
                             for j in range(horizontal.size):
-                                blocks.clear(panel, place + int64(j * best.pitch), horizontal.outputs, best.lanes)
+                                self._clear(panel, place + int64(j * best.pitch), horizontal.outputs)
 
     def _rows(self, panel: Any, place: TirExpr, source: TirExpr) -> None:
         """One output row for every horizontal position of the window."""
@@ -372,16 +308,24 @@ class _Unit:
         for j in range(window.size):
             low, high = _range(window, j)
             target = place + int64(j * best.pitch)
-            blocks.clear(panel, target, low, best.lanes)
-            blocks.clear(panel, target + int64(high), window.outputs - high, best.lanes)
+            self._clear(panel, target, low)
+            self._clear(panel, target + int64(high), window.outputs - high)
             offset = j * window.dilation - window.pad
             for at, size in blocks.pieces(high - low, best.lanes):
                 start = source + int64((low + at) * window.stride + offset)
                 value = blocks.strided(self.data, start, window.stride, size)
-                if self.convolution.is_integer:
-                    beside = blocks.strided(self.data, start + self.partner, window.stride, size)
-                    value = interleaved(value, beside)
+                if self.partners:
+                    others = [blocks.strided(self.data, start + each, window.stride, size) for each in self.partners]
+                    value = words.interleaved(value, *others)
+                if self.convolution.dtype is DType.I8:
+                    value = value ^ vm.broadcast(tirx.const(words.SIGNS, "int32"), size)
                 blocks.store(panel, target + int64(low + at), value)
+
+    def _clear(self, panel: Any, start: TirExpr, count: int) -> None:
+        """A run of padding."""
+        number = int.from_bytes(bytes([self.convolution.pad] * 4), "little", signed=True)
+        for place, size in blocks.pieces(count, self.best.lanes):
+            blocks.store(panel, start + int64(place), vm.broadcast(tirx.const(number, str(panel.dtype)), size))
 
     # --- the product
 

@@ -21,8 +21,8 @@ from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer
-from mercer.backends.tvm.schedules.direct import ordered_weights, renamed, tiles_of
 from mercer.backends.tvm.schedules.epilogue import Epilogue
+from mercer.backends.tvm.schedules.weight_tiles import ordered_weights, renamed, tiles_of
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.convolution import Convolution
 from mercer.ir.graph import Constant

@@ -1,4 +1,4 @@
-"""Sums of products of i16 with constants as half as many products of words: see `words.dot`."""
+"""Sums of products of i16 or i8 with constants as products of words: see `words.dot` and `words.quad`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from mercer.backends.tvm.analysis import DOT, WORD, free, stride
+from mercer.backends.tvm.analysis import DOT, QUAD, WORD, free, stride
 from mercer.backends.tvm.schedules import operands
 from mercer.backends.tvm.schedules.common import Problem
 from mercer.backends.tvm.schedules.normalize import position
-from mercer.backends.tvm.words import packed
+from mercer.backends.tvm.words import SIGNS, packed
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, call, reads, substitute, transform, walk
+from mercer.ir.index import Axis, Call, Const, Expr, Read, Reduce, Reducer, call, substitute, transform, walk
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest
+from mercer.ir.packed import BYTES_FEATURE, COUNTS, packed_factors
 from mercer.ir.types import Data, DType, TensorType
 
 
 def has_pairs(nest: Nest) -> bool:
-    """Whether it sums products of i16, which want rows that lie in one piece."""
+    """Whether it sums products of i16 or bytes, which want rows that lie in one piece."""
     sums = (e for e in walk(nest.body) if isinstance(e, Reduce))
-    return any(read.dtype is DType.I16 for e in sums for read in reads(e.body))
+    return any(packed_factors(e.body) is not None for e in sums)
 
 
 def paired(problem: Problem) -> Problem:
@@ -32,7 +33,8 @@ def paired(problem: Problem) -> Problem:
     (e,), (data, weight) = sums, factors
     place = position(data, problem.types[data.tensor])
     steps = [axis for axis in e.axes if stride(place, axis.name) == 1 and axis.name in free(weight)]
-    axis = next((axis for axis in steps if axis.extent.value % 2 == 0 or len(e.axes) == 1), None)
+    count = COUNTS[data.dtype]
+    axis = next((axis for axis in steps if axis.extent.value % count == 0 or (count == 2 and len(e.axes) == 1)), None)
     grid = operands.grid(weight, problem)
     if axis is None or grid is None:
         return problem
@@ -43,14 +45,14 @@ def _factors(e: Reduce, problem: Problem) -> tuple[Read, Read] | None:
     """(data, weight)"""
     if e.reducer is not Reducer.SUM or e.dtype is not DType.I32:
         return None
-    match e.body:
-        case Call("mul", (Call("cast", (Read() as a,)), Call("cast", (Read() as b,)))):
-            if a.pad is not None or b.pad is not None or not a.dtype is b.dtype is DType.I16:
-                return None
-            known = [read.tensor in problem.constants for read in (a, b)]
-            return ((b, a) if known[0] else (a, b)) if any(known) and not all(known) else None
-        case _:
-            return None
+    found = packed_factors(e.body)
+    if found is None or any(read.pad is not None for read in found):
+        return None
+    a, b = found
+    if a.dtype is DType.I8 and BYTES_FEATURE not in problem.target.features:
+        return None
+    known = [read.tensor in problem.constants for read in found]
+    return ((b, a) if known[0] and a.dtype is DType.I16 else (a, b)) if any(known) and not all(known) else None
 
 
 class _Pairing:
@@ -65,15 +67,19 @@ class _Pairing:
         self.array = np.moveaxis(shaped, grid.index(axis), -1)
 
     def problem(self) -> Problem:
-        count, rest = divmod(self.axis.extent.value, 2)
-        whole = self.array[..., : 2 * count]
-        half = Axis(self.axis.name, IntExpr.constant(count))
-        words = self._constant(f"words along {self.axis}", packed(whole))
-        step = {self.axis.name: IntExpr.var(self.axis.name) * 2}
+        dtype = self.data.dtype
+        count, rest = divmod(self.axis.extent.value, COUNTS[dtype])
+        whole = self.array[..., : COUNTS[dtype] * count]
+        short = Axis(self.axis.name, IntExpr.constant(count))
+        words = self._constant(f"words along {self.axis}", packed(whole, dtype))
+        step = {self.axis.name: IntExpr.var(self.axis.name) * COUNTS[dtype]}
         left = Call(WORD, (substitute(self.data, step),), DType.I32)
-        right = self._read(words, [*self.others, half])
-        axes = tuple(half if each == self.axis else each for each in self.e.axes)
-        new: Expr = Reduce(Reducer.SUM, axes, Call(DOT, (left, right), DType.I32))
+        right = self._read(words, [*self.others, short])
+        axes = tuple(short if each == self.axis else each for each in self.e.axes)
+        if dtype is DType.I8:
+            left = call("xor", left, Const(SIGNS, DType.I32))
+        product = Call(QUAD if dtype is DType.I8 else DOT, (left, right), DType.I32)
+        new: Expr = Reduce(Reducer.SUM, axes, product)
         constants = {words.name: words}
         if rest:
             last = self._constant(f"last of {self.axis}", self.array[..., -1].astype(np.int32))

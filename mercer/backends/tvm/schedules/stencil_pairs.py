@@ -63,7 +63,9 @@ def plan(problem: Problem) -> Schedule | Refusal:
     grid = operands.grid(weight, replace(problem, nest=found.nest))
     if grid is None:
         return Refusal(FAMILY, "weights that are not read in order")
-    pairs = Pairs(replace(found, source=found.read), problem.target.lanes)
+    widths = (problem.target.lanes, 8, 4)
+    options = (Pairs(replace(found, source=found.read), n) for n in widths if n <= problem.target.lanes)
+    pairs = min(options, key=lambda each: (each.bands * each.cycles, each.lanes))
     constant, read = _packed(pairs, weight, grid, problem)
     total = replace(found.reduction, body=call("mul", found.source, read))
     body = transform(found.nest.body, lambda e: total if e == found.reduction else e)
@@ -200,7 +202,7 @@ def _packed(pairs: Pairs, weight: Read, grid: list[Axis], problem: Problem) -> t
     padded = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(1, 3)])
     kinds = range(pairs.kinds)
     words_of = [
-        np.stack([words.packed(padded[..., 1 + first : 3 + first])[..., 0] for first in firsts], axis=-1)
+        np.stack([words.packed(padded[..., 1 + first : 3 + first], DType.I16)[..., 0] for first in firsts], axis=-1)
         for firsts in ([pairs.weight(kind, step)[0] for step in range(pairs.steps)] for kind in kinds)
     ]
     packed = np.ascontiguousarray(np.stack(words_of, axis=len(others)))

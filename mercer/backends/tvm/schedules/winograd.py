@@ -28,8 +28,8 @@ from mercer.backends.tvm.scalar import tir_type
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
 from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, pick
-from mercer.backends.tvm.schedules.direct import depth, ordered_weights, renamed
 from mercer.backends.tvm.schedules.epilogue import Epilogue
+from mercer.backends.tvm.schedules.weight_tiles import depth, ordered_weights, renamed
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.backends.tvm.words import modulo, packed as packed_words
@@ -301,7 +301,7 @@ def _packed(best: Winograd, problem: Problem) -> Constant:
     padded[:, :, : convolution.outputs] = transformed.reshape(best.places, convolution.channels, -1)
     terms: Array = padded.astype(np.float32)
     if convolution.is_integer:
-        terms = np.moveaxis(packed_words(np.moveaxis(padded, 1, -1)), -1, 1)
+        terms = np.moveaxis(packed_words(np.moveaxis(padded, 1, -1), DType.I16), -1, 1)
     cut = terms.reshape(best.places, best.depth, best.blocks, best.outputs // width, width)
     packed: Array = np.ascontiguousarray(cut.transpose(2, 0, 3, 1, 4)).reshape(-1)
     name = f"{convolution.weight}.winograd[{convolution.order}, {best.m}, {best.blocks} by {width}]"

@@ -1,0 +1,61 @@
+"""Sums of products of bytes, on CPUs that multiply them: the bits of the reference, at the ends of all ranges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mercer
+from mercer.backends.tvm.target import host_level
+from tests.backends.test_tvm_narrow import LINEAR, REQUANTIZED, Case, codes, rewrites
+
+pytestmark = pytest.mark.skipif(host_level() != "vnni", reason="this CPU does not multiply bytes")
+
+
+@pytest.mark.parametrize("rest", ["y", REQUANTIZED])
+@pytest.mark.parametrize("zero", [0, -128, 127, 5])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(3, 64, 16), (17, 256, 40), (1, 300, 23), (64, 1040, 32), (5, 16, 100), (0, 16, 16)]
+)
+def test_matrix_products(rows: int, inputs: int, outputs: int, zero: int, rest: str) -> None:
+    result = f"{'i32' if rest == 'y' else 'i8'}[N, {outputs}]"
+    text = LINEAR.format(rows="N", inputs=inputs, outputs=outputs, zero=zero, result=result, rest=rest)
+    weights = {"w": codes(outputs, inputs, seed=1).astype(np.float32)}
+    assert rewrites(mercer.parse_text(text), weights, codes(rows, inputs), "cpu") == "products_of_bytes"
+
+
+CASES = [
+    Case(3, 8, 12, 13),
+    Case(3, 20, 31, 30, kernel=(7, 7), stride=2, pad=3),
+    Case(40, 33, 14, 14, kernel=(1, 1), pad=0, batch="3"),
+    Case(17, 9, 16, 16, kernel=(1, 1), stride=2, pad=0),
+    Case(18, 70, 8, 9, kernel=(1, 1), pad=0),
+    Case(130, 13, 7, 9, kernel=(3, 2)),
+    Case(16, 24, 15, 15, pad=2, dilation=2),
+    Case(15, 12, 9, 7, groups=3),
+    Case(600, 10, 4, 4),
+]
+
+
+@pytest.mark.parametrize("rest", ["y", REQUANTIZED])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("zero", [0, -128, 127, 5])
+def test_convolutions(case: Case, zero: int, rest: str) -> None:
+    weights = {"w": codes(case.outputs, case.channels // case.groups, *case.kernel, seed=1).astype(np.float32)}
+    program = mercer.parse_text(case.text(zero, rest))
+    assert rewrites(program, weights, codes(3, case.channels, case.height, case.width), "cpu") == "products_of_bytes"
+
+
+def test_numbers_of_more_than_a_byte_stay_in_pairs() -> None:
+    """Nine bits of a tensor, which is the sum of two."""
+    program = mercer.parse_text("""
+model M(x: i8[N, 64], y: i8[N, 64]) -> i32[N, 32] {
+  param w: f32[32, 64] = normal(0, 30)
+  return linear(widen(x) + widen(y), widen(quantize(w; 1.0)))
+}
+""")
+    weights = {"w": codes(32, 64, seed=1).astype(np.float32)}
+    executable = mercer.compile(program, weights=weights)
+    x, y = codes(5, 64), codes(5, 64, seed=2)
+    np.testing.assert_array_equal(executable(x, y), program.evaluate(x, y, weights=weights)[0])
+    assert "i16" in executable.artifact.members["ir/nests.mir"].decode()
