@@ -53,7 +53,7 @@ _CPUS = {
     "generic": Target("cpu:generic", "cpu", lanes=4, registers=16),
     "avx2": Target("cpu:avx2", "cpu", lanes=8, registers=16, cpu="haswell", features=_AVX2),
     "avx512": Target("cpu:avx512", "cpu", lanes=16, registers=32, cpu="skylake-avx512", features=_AVX512),
-    "vnni": Target("cpu:vnni", "cpu", lanes=16, registers=32, cpu="cascadelake", features=(*_AVX512, "avx512_vnni")),
+    "vnni": Target("cpu:vnni", "cpu", lanes=16, registers=32, cpu="cascadelake", features=(*_AVX512, "avx512vnni")),
 }
 _DEFAULT_ARCH = "sm_90"
 
