@@ -35,6 +35,7 @@ from tests.backends.tvm_programs import (
 
 BATCHES = (0, 1, 2, 7)
 LEVELS = ("cpu", "cpu:generic")
+LANES = parse("cpu").lanes
 
 
 def check(nests: Nests, shapes: dict[str, tuple[int, ...]], target: str = "cpu", tolerance: float = 1e-5) -> Binary:
@@ -81,7 +82,8 @@ def test_convolution(target: str, inputs: int, outputs: int, size: int, kernel: 
     ("inner", "outputs", "family"),
     [
         (1024, 128, "contraction"),
-        (128, 10, "contraction"),
+        (128, LANES + 2, "contraction"),
+        (33, 2 * LANES + 1, "contraction"),
         (33, 17, "contraction"),
         (64, 3, "reduce"),
         (5, 2, "pointwise"),
@@ -93,6 +95,15 @@ def test_linear(inner: int, outputs: int, family: str) -> None:
         {"x": tensor("N", inner)}, {"w": normal(outputs, inner)}, [nest("y", axes(n="N", m=outputs), body)], "y"
     )
     assert check(nests, {"x": (-1, inner)}).families == [family]
+
+
+@pytest.mark.parametrize(("target", "family"), [("cpu:avx2", "contraction"), ("cpu:avx512", "reduce")])
+def test_outputs_that_fill_no_vector(target: str, family: str) -> None:
+    """Sums of 128 numbers have vectors along them where ten outputs are less than one."""
+    body = total(mul(read("x", "n", "k"), read("w", "m", "k")), k=128)
+    nests = program({"x": tensor("N", 128)}, {"w": normal(10, 128)}, [nest("y", axes(n="N", m=10), body)], "y")
+    assert [step.family for step in compile_nests(nests, parse(target)).steps] == [family]
+    check(nests, {"x": (-1, 128)})
 
 
 def test_pairwise_distance_is_a_contraction() -> None:
@@ -125,8 +136,9 @@ def test_sums_over_the_rows_of_two_matrices_go_block_by_block(target: str, reduc
 
 
 @pytest.mark.parametrize("reducer", [Reducer.SUM, Reducer.PROD, Reducer.MAX, Reducer.MIN])
-@pytest.mark.parametrize("length", [8, 31, 100])
+@pytest.mark.parametrize("length", [8, 15, 31, 100])
 def test_reduction_along_memory(reducer: Reducer, length: int) -> None:
+    """Eight elements are enough, also where a register has more lanes."""
     body = total(read("x", "n", "r", "k"), reducer, k=length)
     nests = program({"x": tensor("N", 3, length)}, {}, [nest("y", axes(n="N", r=3), body)], "y")
     assert check(nests, {"x": (-1, 3, length)}).families == ["reduce"]

@@ -251,14 +251,22 @@ def test_rows_that_are_told_apart_stay_two_axes() -> None:
     assert step.family == "rows" and int(step.detail.split()[0]) <= 10
 
 
-def test_heads_stay_inside_of_rows_that_share_their_matrices() -> None:
+@pytest.mark.parametrize(
+    ("target", "tile"),
+    [
+        ("cpu", "4 rows at a time"),
+        ("cpu:generic", "4 tile.row x 3 vectors of 4 e"),
+        ("cpu:avx2", "4 tile.row x 3 vectors of 8 e"),
+    ],
+)
+def test_heads_stay_inside_of_rows_that_share_their_matrices(target: str, tile: str) -> None:
     """A tile has rows of all heads, each of which meets the matrix of its own."""
     feature = nest("f", axes(n=40, g=3, d=16), call("exp", read("x", "n", "g", "d")))
     product = nest("y", axes(n=40, g=3, e=24), total(mul(read("f", "n", "g", "d"), read("w", "g", "d", "e")), d=16))
     nests = program({"x": tensor(40, 3, 16), "w": tensor(3, 16, 24)}, {}, [feature, product], "y")
-    binary = check(nests, {"x": (40, 3, 16), "w": (3, 16, 24)})
+    binary = check(nests, {"x": (40, 3, 16), "w": (3, 16, 24)}, target)
     assert binary.families == ["rows"]
-    assert "4 tile.row x 3 vectors of 8 e" in binary.compiled.steps[0].detail
+    assert tile in binary.compiled.steps[0].detail and " 4 tile.row x " in binary.compiled.steps[0].detail
 
 
 def test_sums_of_pixels_do_not_keep_what_follows_to_one_line() -> None:

@@ -17,6 +17,27 @@ def test_levels() -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        ("fpu sse2", "generic"),
+        ("avx2 fma f16c", "generic"),
+        ("avx2 fma f16c bmi2", "avx2"),
+        ("avx2 fma f16c bmi2 avx512f avx512bw avx512dq avx512vl avx512cd", "avx512"),
+        ("avx2 fma f16c bmi2 avx512f avx512bw avx512dq avx512vl avx512cd avx512vnni", "vnni"),
+    ],
+)
+def test_the_best_level_of_a_machine(flags: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mercer.backends.tvm.target.cpu_features", lambda: frozenset(flags.split()))
+    assert host_level() == level
+
+
+def test_a_level_is_named_by_features_as_the_machine_spells_them() -> None:
+    """What the system calls `avx512_vnni` comes without punctuation from `cpu_features`."""
+    levels = ("generic", "avx2", "avx512", "vnni")
+    assert all(feature.isalnum() for level in levels for feature in parse(f"cpu:{level}").features)
+
+
+@pytest.mark.parametrize(
     ("text", "hint"),
     [("cpu:avx3", "cpu:avx2"), ("gpu", "known: cpu"), ("cuda:ninety", "cuda:sm_90"), ("cpuu", "did you mean cpu")],
 )

@@ -36,6 +36,7 @@ def nests(body: str, signature: str = "x: f32[4, 16, 12, 12]") -> Nests:
 LINEAR = "  return Linear(x; 40)"
 KERNELS = {
     "contraction": nests(LINEAR, "x: f32[24, 96]"),
+    "reduce": nests("  return Linear(x; 3)", "x: f32[4, 256]"),
     "direct": nests("  return Conv2d(x; 24, 3, stride = 2, pad = 1)"),
     "winograd": nests("  return Conv2d(x; 32, 3, pad = 1)", "x: f32[1, 32, 12, 12]"),
     "stencil": nests("  return Conv2d(x; 16, 5, pad = 2, groups = 16)"),
@@ -56,6 +57,14 @@ def test_every_candidate_computes_the_same(name: str) -> None:
         details.add(compiled.steps[-1].detail)
         assert worker.same(here.load(compiled, inputs).outputs(), expected), choice
     assert len(details) > 1
+
+
+def test_vectors_along_a_sum_and_tiles_are_candidates_for_one_another() -> None:
+    """The first one is what the cost model takes, and every one is what is compiled for it."""
+    (task,) = tasks(KERNELS["reduce"], TARGET)
+    families = [choice["family"] for choice in task.choices]
+    assert families[:2] == ["reduce", "contraction"] and task.compile().steps[-1].family == "reduce"
+    assert [task.compile(choice).steps[-1].family for choice in task.choices] == families
 
 
 def test_an_algorithm_gives_way_to_one_that_rounds_less() -> None:

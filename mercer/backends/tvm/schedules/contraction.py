@@ -25,6 +25,8 @@ from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
 from mercer.backends.tvm.schedules import operands, pairs, panels, reduce
 from mercer.backends.tvm.schedules.common import (
+    Choice,
+    Options,
     Problem,
     Refusal,
     Schedule,
@@ -49,12 +51,15 @@ from mercer.ir.types import DType, TensorType
 CYCLE = 0.35
 """Nanoseconds."""
 
+ALONG: Choice = {"family": "reduce"}
+"""The choice of vectors along the sum, where they cost less than tiles."""
+
 
 def plan(problem: Problem) -> Schedule | Refusal:
     reductions = list(dict.fromkeys(e for e in walk(problem.nest.body) if isinstance(e, Reduce)))
     if refusal := _refuse(problem.nest, reductions):
         return refusal
-    known = problem.constants
+    known, given = problem.constants, problem
     problem, padded = operands.padded(problem)
     problem = pairs.paired(problem)
     nest = problem.nest
@@ -64,17 +69,17 @@ def plan(problem: Problem) -> Schedule | Refusal:
     calls = max(_calls(e.body) for e in reductions)
     search = Search(nest.axes, accesses, calls, steps, problem.target)
     scalar = in_words(nest.body)
-    tiles = (
-        tile for tile in search.tiles() if tile.lane not in scalar and (not problem.once or tile.is_exact(nest.axes))
-    )
-    found = pick(tiles, lambda tile: tile.cost, lambda tile: tile.choice(nest.axes), problem.choice)
-    if found is None:
+    tiles = [t for t in search.tiles() if t.lane not in scalar and (not problem.once or t.is_exact(nest.axes))]
+    if not tiles:
         return Refusal("contraction", "no output axis of constant extent for vectors")
+    usable = (tile for tile in tiles if tile.cost * problem.target.lanes <= 8.0 * calls)
+    found = pick(usable, lambda tile: tile.cost, lambda tile: tile.choice(nest.axes), problem.choice)
+    if found is None:
+        least = min(tiles, key=lambda tile: tile.cost)
+        return Refusal("contraction", f"the best tile ({least}) would load more than it computes")
     best, options = found
-    if best.cost * problem.target.lanes > 8.0 * calls:
-        return Refusal("contraction", f"the best tile ({best}) would load more than it computes")
-    if best.cost * problem.target.lanes > 4.0 and _is_cheaper_along(problem, best, steps):
-        return Refusal("contraction", f"the best tile ({best}) costs more than vectors along the sum")
+    if problem.choice in (None, ALONG) and (along := _cheaper_along(given, best, steps)) is not None:
+        return replace(along, options=Options((ALONG, *options.choices)))
     detail, once = str(best), best.is_exact(nest.axes)
     nest, best = _split(nest, best)
     problem = replace(problem, nest=nest)
@@ -85,12 +90,13 @@ def plan(problem: Problem) -> Schedule | Refusal:
     return replace(_schedule(problem, best, detail, steps, (*padded, *packed), constants), options=options, once=once)
 
 
-def _is_cheaper_along(problem: Problem, best: Tile, steps: int) -> bool:
-    """Whether vectors of partial results cost less than tiles, whose operands must then be gathered."""
-    along = reduce.plan(problem)
-    if not isinstance(along, Schedule) or problem.choice is not None:
-        return False
-    return along.cost * size(along.count) < best.cost * CYCLE * steps * volume(problem.nest.axes)
+def _cheaper_along(problem: Problem, best: Tile, steps: int) -> Schedule | None:
+    """Vectors of partial results, where they cost less than tiles, whose operands must then be gathered."""
+    along = reduce.plan(problem) if best.cost * problem.target.lanes > 4.0 else None
+    if not isinstance(along, Schedule):
+        return None
+    tiles = best.cost * CYCLE * steps * volume(problem.nest.axes)
+    return along if along.cost * size(along.count) < tiles else None
 
 
 def _split(nest: Nest, best: Tile) -> tuple[Nest, Tile]:

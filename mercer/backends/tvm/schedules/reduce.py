@@ -21,6 +21,9 @@ from mercer.ir.types import DType
 CHAINS = 4
 """Independent partial results, which hide the latency of an addition."""
 
+NARROW = 8
+"""Lanes of vectors at least, where a register has so many."""
+
 ACROSS = 5.0
 """Nanoseconds until the partial results are one."""
 
@@ -34,14 +37,15 @@ def plan(problem: Problem) -> Schedule | Refusal:
             if isinstance(axis, Refusal):
                 return axis
             along[e] = axis
-    cost = 0.25 * operations(nest.body) / target.lanes + ACROSS * len(along)
+    width = {axis: _width(axis, target.lanes) for axis in along.values()}
+    cost = 0.25 * operations(nest.body) / min(width.values(), default=1) + ACROSS * len(along)
     outer, inner, cost = split(nest.axes, cost)
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
 
     def emit(scope: Scope, at: TirExpr) -> None:
         def element(scope: Scope) -> None:
             for e, axis in along.items():
-                scope.done[scope.key(e, free(e))] = vm.let(_total(scope, e, axis, target.lanes))
+                scope.done[scope.key(e, free(e))] = vm.let(_total(scope, e, axis, width[axis]))
             scope.store(scope.tensors[nest.target], place, scope.value(nest.body))
 
         loops(at_outer(scope, outer, at), inner, lambda inside: element(replace(inside, done={}, outer=inside)))
@@ -56,9 +60,9 @@ def _axis(e: Reduce, problem: Problem) -> Axis | Refusal:
         return Refusal("reduce", f"{e.reducer.value} has no vector form")
     if any(isinstance(x, Call) and x.dtype is DType.BOOL for x in walk(e.body)) or e.dtype is DType.BOOL:
         return Refusal("reduce", "bool elements are reduced one by one")
-    inside = tuple(reads(e.body))
+    inside, least = tuple(reads(e.body)), min(NARROW, problem.target.lanes)
     for axis in reversed(e.axes):
-        if axis.extent.is_constant and axis.extent.value < problem.target.lanes:
+        if axis.extent.is_constant and axis.extent.value < least:
             continue
         steps = [
             None
@@ -68,13 +72,30 @@ def _axis(e: Reduce, problem: Problem) -> Axis | Refusal:
         ]
         if 1 in steps and all(step in (0, 1) for step in steps):
             return axis
-    return Refusal("reduce", f"no axis of {e.reducer.value} of at least {problem.target.lanes} elements is contiguous")
+    return Refusal("reduce", f"no axis of {e.reducer.value} of at least {least} elements is contiguous")
+
+
+def _width(axis: Axis, lanes: int) -> int:
+    """A register, or half of one where that leaves fewer single elements."""
+    if not axis.extent.is_constant or lanes < 2 * NARROW:
+        return lanes
+
+    def steps(width: int) -> int:
+        chains = _chains(axis, width)
+        whole, rest = divmod(axis.extent.value, chains * width)
+        return whole * chains + rest
+
+    return min((lanes, lanes // 2), key=steps)
+
+
+def _chains(axis: Axis, width: int) -> int:
+    return max(1, min(CHAINS, axis.extent.value // width)) if axis.extent.is_constant else CHAINS
 
 
 def _total(scope: Scope, e: Reduce, axis: Axis, width: int) -> TirExpr:
     dtype = wide(e.dtype)
     extent = vm.let(scope.integer(axis.extent))
-    chains = CHAINS if not axis.extent.is_constant else max(1, min(CHAINS, axis.extent.value // width))
+    chains = _chains(axis, width)
     totals = [vm.registers(width, dtype) for _ in range(chains)]
     last = vm.registers(1, dtype)
     whole, start = vm.whole(width), identity(e.reducer, e.dtype)
