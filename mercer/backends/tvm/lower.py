@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm, words
-from mercer.backends.tvm.analysis import Ranges, flatten, free, free_in_atom, is_computed, never_negative
+from mercer.backends.tvm.analysis import QUAD, Ranges, flatten, free, free_in_atom, is_computed, never_negative
 from mercer.backends.tvm.scalar import combine, convert, function, identity, literal, pack, unpack, wide
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Call, Const, Expr, Index, Read, Reduce, Reducer, children
@@ -145,6 +145,16 @@ class Scope:
 
         visit(expr)
 
+    def accumulate(self, expr: Reduce, total: Any, width: int) -> None:
+        """One more term of a reduction, other than of positions, into registers of its wide type."""
+        whole = vm.whole(width)
+        if isinstance(expr.body, Call) and expr.body.function == QUAD:
+            added = words.add_quad(total[whole], *(vm.broadcast(self.value(x), width) for x in expr.body.arguments))
+        else:
+            term = vm.broadcast(vm.cast(self.value(expr.body), wide(expr.dtype)), width)
+            added = combine(expr.reducer, total[whole], term)
+        T.buffer_store(total, added, [whole])
+
     def reduce(self, expr: Reduce) -> TirExpr:
         """A serial loop over the axes of the reduction."""
         if expr.reducer in (Reducer.ARGMAX, Reducer.ARGMIN):
@@ -155,11 +165,7 @@ class Scope:
         place = vm.whole(width)
         T.buffer_store(total, vm.broadcast(identity(expr.reducer, expr.dtype), width), [place])
 
-        def step(scope: Scope) -> None:
-            term = vm.broadcast(vm.cast(scope.value(expr.body), dtype), width)
-            T.buffer_store(total, combine(expr.reducer, total[place], term), [place])
-
-        loops(self, expr.axes, step)
+        loops(self, expr.axes, lambda inside: inside.accumulate(expr, total, width))
         return convert(total[place], expr.dtype)
 
     def _first_position(self, expr: Reduce) -> TirExpr:

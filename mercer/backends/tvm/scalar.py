@@ -114,8 +114,6 @@ def function(name: str, values: Sequence[TirExpr], arguments: Sequence[Expr], dt
             return convert(power, dtype)
     if name == "dot":
         return words.dot(*exact)
-    if name == "quad":
-        return words.add_quad(vm.const(exact[1], 0), *exact)
     if name in _COMPARE:
         return _COMPARE[name](*exact)
     table = _FLOAT if dtype.is_float else _INTEGER

@@ -18,11 +18,11 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm, words
-from mercer.backends.tvm.analysis import QUAD, flatten, free, free_in_integer, in_words, stride
+from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm.analysis import flatten, free, free_in_integer, in_words, stride
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
-from mercer.backends.tvm.scalar import combine, convert, identity, wide
+from mercer.backends.tvm.scalar import convert, identity, wide
 from mercer.backends.tvm.schedules import operands, pairs, panels, reduce
 from mercer.backends.tvm.schedules.common import (
     Choice,
@@ -416,15 +416,8 @@ def _accumulate(
 
 
 def _step(scope: Scope, e: Reduce, totals: Sequence[Any], offsets: Sequence[dict[str, int]], width: int) -> None:
-    everything = vm.whole(width)
     for total, offset in zip(totals, offsets, strict=True):
-        at = scope.at(offset)
-        if isinstance(e.body, Call) and e.body.function == QUAD:
-            added = words.add_quad(total[everything], *(vm.broadcast(at.value(x), width) for x in e.body.arguments))
-        else:
-            term = vm.broadcast(vm.cast(at.value(e.body), wide(e.dtype)), width)
-            added = combine(e.reducer, total[everything], term)
-        T.buffer_store(total, added, [everything])
+        scope.at(offset).accumulate(e, total, width)
 
 
 def _accumulate_block(

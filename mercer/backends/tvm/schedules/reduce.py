@@ -110,11 +110,9 @@ def _total(scope: Scope, e: Reduce, axis: Axis, width: int) -> TirExpr:
         with T.serial(int64(0), blocks) as i:
             for k, total in enumerate(totals):
                 at = inside.vector(axis.name, vm.let(i * block + int64(k * width)), width, limits)
-                term = vm.broadcast(vm.cast(at.value(e.body), dtype), width)
-                T.buffer_store(total, combine(e.reducer, total[whole], term), [whole])
+                at.accumulate(e, total, width)
         with T.serial(int64(0), extent - blocks * block) as i:
-            at = inside.inside([axis], [vm.let(i + blocks * block)])
-            T.buffer_store(last, combine(e.reducer, last[0], vm.cast(at.value(e.body), dtype)), [0])
+            inside.inside([axis], [vm.let(i + blocks * block)]).accumulate(e, last, 1)
 
     loops(scope, [other for other in e.axes if other != axis], row)
     for total in totals[1:]:
