@@ -31,8 +31,20 @@ BAND = "band"
 CYCLE = 0.3
 """Nanoseconds."""
 
-LOAD, LATENCY, OVERHEAD = 0.75, 4.0, 2.0
-"""Cycles: of a load at any place, of a dependent multiply-add, of a step of a loop."""
+LATENCY, OVERHEAD = 4.0, 2.0
+"""Cycles: of a dependent multiply-add, of a step of a loop."""
+
+UNIT = 8
+"""Lanes of one of the two units that multiply and load: a vector of 16 takes both of them."""
+
+LANES = 16
+"""Numbers of a line of the cache: every load of as many at an odd place reads two lines, of UNIT every other one."""
+
+SUMS = 24
+"""Vectors of sums of a tile at most: beside more, LLVM finds no registers for what is added to them."""
+
+SHARED = 4.0
+"""Cycles of a line of the result that two groups of tiles write, for it comes from the second-level cache twice."""
 
 FEWEST = 4
 """Taps below which a copy of the source does not pay."""
@@ -77,21 +89,23 @@ class _Candidate:
         plane = self.geometry
         tiles = [size for group in plane.groups for size in (group.vectors, group.rows)]
         span = plane.span if isinstance(plane, Line) else 0
-        return {"family": "stencil", "tiles": tiles, "band": plane.band, "span": span}
+        return {"family": "stencil", "lanes": plane.lanes, "tiles": tiles, "band": plane.band, "span": span}
 
 
 def _geometries(found: Windows, target: Target) -> list[_Candidate]:
+    """With vectors that fill a register, and with halves of them that still fill a unit."""
     columns, rows = found.columns, found.rows
+    result: list[_Candidate] = []
     lanes = target.lanes
     while lanes > columns.outputs:
         lanes //= 2
-    if rows is not None:
-        plane = Plane(found, lanes, (), rows.outputs)
-        return _planes(plane, target)
-    flat = _planes(Plane(found, lanes, (), 1), target)
-    if columns.stride > 1 or columns.taps < 2 * lanes:
-        return flat
-    return flat + _lines(found, lanes, target)
+    widest = lanes
+    while lanes == widest or lanes >= UNIT:
+        result += _planes(Plane(found, lanes, (), 1 if rows is None else rows.outputs), target)
+        if rows is None and columns.stride == 1 and columns.taps >= 2 * lanes:
+            result += _lines(found, lanes, target)
+        lanes //= 2
+    return result
 
 
 def _planes(plane: Plane, target: Target) -> list[_Candidate]:
@@ -114,6 +128,7 @@ def _planes(plane: Plane, target: Target) -> list[_Candidate]:
                 cycles += cost * number
         else:
             geometry = replace(plane, groups=tuple(groups))
+            cycles += SHARED * plane.height * (len(groups) - 1)
             found.append(_Candidate(replace(geometry, band=_band(geometry, plane.height)), cycles))
     return found
 
@@ -144,17 +159,19 @@ def _band(geometry: Plane, height: int) -> int:
 def _rows(geometry: Plane, vectors: int, target: Target) -> tuple[int, float]:
     """How many rows a tile of so many vectors has, and cycles for all such tiles of a plane; 0 when none fits."""
     best, least = 0, math.inf
+    tall, units = geometry.window_rows, max(1.0, geometry.lanes / UNIT)
+    load = 0.5 * units * (1.0 + max(UNIT, geometry.lanes) / LANES)
     for rows in range(1, min(geometry.height, 8) + 1):
         accumulators = rows * vectors
-        serial = accumulators * geometry.window_rows > UNROLLED
-        if accumulators + 2 > target.registers or (serial and not geometry.slides):
+        serial = accumulators * tall > UNROLLED
+        if accumulators > min(SUMS, target.registers - 2) or (serial and not geometry.slides):
             continue
-        tall = geometry.window_rows
         loads = len(geometry.steps(rows)) * vectors
         kept = accumulators + 1 + min(rows, tall) < target.registers and not serial
         loads += tall if kept else tall * rows
-        cycles = max(accumulators * tall / 2, LOAD * loads, LATENCY * tall) + OVERHEAD + (2.0 * rows if serial else 0.0)
-        cycles = geometry.window_columns * cycles + 2.0 * accumulators
+        cycles = max(units * accumulators * tall / 2, load * loads, LATENCY * tall) + OVERHEAD
+        cycles += 2.0 * rows if serial else 0.0
+        cycles = geometry.window_columns * cycles + 2.0 * units * accumulators
         total = cycles * -(-geometry.height // rows)
         if total < least:
             best, least = rows, total

@@ -356,17 +356,19 @@ def band(scope: Scope, geometry: Plane, number: TirExpr) -> None:
     first = geometry.first(number)
     geometry.fill(scope, buffer, first)
     runs = behind(geometry, scope, first)
-    for group in geometry.groups:
+    tiles_of = {group: -(-geometry.band // group.rows) for group in geometry.groups}
+    parts, before = sum(tiles * group.count for group, tiles in tiles_of.items()), 0
+    for group, tiles in tiles_of.items():
         width = group.vectors * geometry.lanes
         last = max(0, geometry.width - width)
-        tiles = -(-geometry.band // group.rows)
         with T.serial(int64(0), int64(tiles)) as i:
             row = T.bind(T.min(i * int64(group.rows), int64(geometry.band - group.rows)))
             with T.serial(int64(0), int64(group.count)) as j:
                 for run in runs:
-                    run.ask(i * int64(group.count) + j, tiles * group.count)
+                    run.ask(i * int64(group.count) + j + int64(before), parts)
                 column = T.bind(T.min(int64(group.start) + j * int64(width), int64(last)))
                 _Tile(scope, geometry, group, buffer, first, row, column).emit()
+        before += tiles * group.count
 
 
 @dataclass(frozen=True)
