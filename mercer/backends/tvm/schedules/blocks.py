@@ -55,8 +55,13 @@ FAR = 3 << 20
 
 
 def prefetch(buffer: Any, place: TirExpr, write: bool = False, near: bool = True) -> None:
-    """Ask for a cache line that will be read or written; a `near` one comes into the first-level cache."""
-    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[place]), int(write), 3 if near else 2, 1))
+    """Ask for a cache line that will be read or written; a `near` one comes into the first-level cache.
+
+    Only a near one is asked for as one to write: PREFETCHW knows no other level, and waits for a line that is far.
+    """
+    T.evaluate(
+        tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[place]), int(write and near), 3 if near else 2, 1)
+    )
 
 
 def pieces(count: int, width: int) -> list[tuple[int, int]]:
