@@ -161,6 +161,7 @@ def test_a_value_that_other_rows_read_ends_the_group() -> None:
 
 
 def test_windows_and_few_rows_stay_alone() -> None:
+    generator.cache_clear()  # the same numbers in every order of tests: of a single sum of four, little may be left
     few = check(layers(8, 20, 48, 3), {"x": (8, 20)})
     assert "rows" not in few.families
     assert "8 rows are too few" in few.compiled.steps[0].detail
