@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mercer.ir import convolution
 from mercer.ir.graph import Constant
-from mercer.ir.index import Const, Expr, Read, Reduce, Reducer, call, variables
+from mercer.ir.index import Axis, Const, Expr, Read, Reduce, Reducer, call, variables
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.packed import BYTES_FEATURE, SIGN
 from mercer.ir.types import Data, DType, TensorType
+from mercer.passes.cost import elements
 from mercer.passes.integer_bounds import Integers, exchange_sums
 from mercer.passes.integer_products import factors_of, lies_in_groups
 from mercer.passes.ledger import Cost, Exactness
@@ -60,12 +62,9 @@ class NarrowBytes(Pass):
         return exchange_sums(nests, state, attempt, record)
 
     def _obstacle(self, nest: Nest, e: Reduce, data: Read, weight: Read, state: Integers) -> str | None:
-        if not all(axis.extent.is_constant for axis in e.axes):
-            return f"the extent of {', '.join(map(str, e.axes))} is not known"
-        terms = 1
-        for axis in e.axes:
-            terms *= axis.extent.value
-        if terms < self.min_terms:
+        if unknown := [axis for axis in (*e.axes, *_outputs(nest, weight)) if not axis.extent.is_constant]:
+            return f"the extent of {', '.join(map(str, unknown))} is not known"
+        if (terms := elements(axis.extent for axis in e.axes)) < self.min_terms:
             return f"{terms} terms are too few (min_terms = {self.min_terms})"
         if lies_in_groups(4, nest, e, (data, weight), state.types[data.tensor], self.min_lanes):
             return None
@@ -99,12 +98,17 @@ def _narrowed(nest: Nest, e: Reduce, data: Read, weight: Read, least: int, state
     return call("add", total, _missing(nest, e, weight, least, state)) if least else total
 
 
+def _outputs(nest: Nest, weight: Read) -> tuple[Axis, ...]:
+    """The axes of results that have weights of their own."""
+    return tuple(axis for axis in nest.axes if axis.name in variables(weight))
+
+
 def _missing(nest: Nest, e: Reduce, weight: Read, least: int, state: Integers) -> Expr:
     """The least number times the sum of the weights, for each output that has weights of its own."""
-    axes = tuple(axis for axis in nest.axes if axis.name in variables(weight))
+    axes = _outputs(nest, weight)
     wide = weight if weight.dtype is DType.I32 else call("cast", weight, dtype=DType.I32)
     body = call("mul", Reduce(Reducer.SUM, e.axes, wide), Const(least, DType.I32))
-    name = f"{nest.target}.missing"
+    name = next(n for k in itertools.count() if (n := f"{nest.target}.missing{k or ''}") not in state.types)
     type = TensorType(DType.I32, tuple(axis.extent for axis in axes))
     state.types[name] = type
     state.definitions[name] = Nest(name, type, axes, body, nest.origins)

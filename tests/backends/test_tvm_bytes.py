@@ -46,6 +46,24 @@ def test_convolutions(case: Case, zero: int, rest: str) -> None:
     assert rewrites(program, weights, codes(3, case.channels, case.height, case.width), "cpu") == "products_of_bytes"
 
 
+def test_sums_of_one_nest_lack_different_numbers() -> None:
+    program = mercer.parse_text("""
+op both(a: i32[n, d], b: i32[n, d], v: i32[m, d], w: i32[m, d]) -> i32[n, m] {
+  return y[n, m] = (sum[k < d] a[n, k] * v[m, k]) + (sum[k < d] b[n, k] * w[m, k])
+}
+model M(x: i8[N, 64], y: i8[N, 64]) -> i32[N, 32] {
+  param v: f32[32, 64] = normal(0, 30)
+  param w: f32[32, 64] = normal(0, 30)
+  return both(widen(x; zero = 5), widen(y; zero = -7), widen(quantize(v; 1.0)), widen(quantize(w; 1.0)))
+}
+""")
+    weights = {"v": codes(32, 64, seed=1).astype(np.float32), "w": codes(32, 64, seed=2).astype(np.float32)}
+    executable = mercer.compile(program, weights=weights)
+    x, y = codes(5, 64), codes(5, 64, seed=3)
+    np.testing.assert_array_equal(executable(x, y), program.evaluate(x, y, weights=weights)[0])
+    assert b".missing1" in executable.artifact.members["ir/nests.mir"]
+
+
 def test_numbers_of_more_than_a_byte_stay_in_pairs() -> None:
     """Nine bits of a tensor, which is the sum of two."""
     program = mercer.parse_text("""
