@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mercer.backends.tvm.target import parse as parse_target
 from mercer.commands.show import show_table, size_text
 from mercer.compiler import TARGETS, Program, UsageError
 from mercer.frontend.library import default_library
@@ -103,6 +104,8 @@ def ir_after(
     """
     passes = _passes(after, target)
     context = PassContext(program.library, weights=program.initial() if weights is None else weights)
+    if target is not None and target.startswith("cpu"):
+        context.features = frozenset(parse_target(target).features)
     graph: Graph | Nests = program.graph
     ir: Graph | Nests = graph
     for each in passes:
