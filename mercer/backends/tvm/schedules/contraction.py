@@ -41,7 +41,7 @@ from mercer.backends.tvm.schedules.common import (
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.schedules.order import Stream, ordered
 from mercer.backends.tvm.schedules.tile import Access, Search, Tile
-from mercer.backends.tvm.schedules.weights_ahead import Ahead, are_far
+from mercer.backends.tvm.schedules.weights_ahead import Ahead, are_far, without_rest
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, substitute, walk
 from mercer.ir.integers import ZERO, IntExpr
@@ -59,6 +59,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     reductions = list(dict.fromkeys(e for e in walk(problem.nest.body) if isinstance(e, Reduce)))
     if refusal := _refuse(problem.nest, reductions):
         return refusal
+    problem = without_rest(problem)
     known, given = problem.constants, problem
     problem, padded = operands.padded(problem)
     problem = pairs.paired(problem)

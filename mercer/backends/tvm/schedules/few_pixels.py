@@ -42,6 +42,10 @@ CYCLE = 0.3
 """Nanoseconds."""
 
 
+CHANNELS = 16
+"""Output channels of a unit: its weights are read again for every tile of pixels."""
+
+
 @dataclass(frozen=True)
 class FewPixels:
     """Units of `vectors` vectors of output channels, which may overlap; tiles of `height` pixels."""
@@ -99,9 +103,9 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
         return Refusal("convolution", "windows or groups")
     if not target.lanes <= convolution.pixels <= MOST or convolution.pixels % (2 * target.lanes) == 0:
         return Refusal("convolution", f"vectors along {convolution.pixels} pixels leave little rest")
-    if target.lanes < 8 or convolution.outputs < 2 * target.lanes:
+    if target.lanes < 8 or convolution.outputs < max(CHANNELS, target.lanes):
         return Refusal("convolution", f"{convolution.outputs} channels are too few for vectors")
-    best = FewPixels(convolution, target.lanes, 2, 6 if target.registers < 32 else 12)
+    best = FewPixels(convolution, target.lanes, max(1, CHANNELS // target.lanes), 6 if target.registers < 32 else 12)
     packed = _packed(best, problem)
     axes = (Axis("conv.outputs", IntExpr.constant(best.units)), convolution.batch)  # images share a piece of weights
     count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))

@@ -15,11 +15,12 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm.analysis import free, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules import blocks
-from mercer.backends.tvm.schedules.common import bytes_of, volume
+from mercer.backends.tvm.schedules.common import Problem, bytes_of, volume
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Reduce, reads
 from mercer.ir.integers import ONE, IntExpr
+from mercer.ir.lower import read_names
 from mercer.ir.types import TensorType
 
 SHARED = 4
@@ -29,6 +30,19 @@ SHARED = 4
 def are_far(weights: Iterable[TensorType]) -> bool:
     """Whether weights of these types come from behind the second-level cache in every call."""
     return sum(map(bytes_of, weights)) >= blocks.FAR
+
+
+def without_rest(problem: Problem) -> Problem:
+    """With vectors of half a register, where whole ones leave a rest of weights that come from memory.
+
+    Those without a rest are stored in the order in which they are read, and arrive no faster in wider vectors.
+    """
+    lanes, (*rows, last) = problem.target.lanes, problem.nest.axes
+    far = are_far(problem.types[name] for name in read_names(problem.nest) if name in problem.constants)
+    if lanes < 16 or not far or volume(rows) >= SHARED or not last.extent.is_constant:
+        return problem
+    rest, half = last.extent.value % lanes, lanes // 2
+    return replace(problem, target=replace(problem.target, lanes=half)) if rest == half else problem
 
 
 @dataclass(frozen=True)
