@@ -123,12 +123,12 @@ def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collectio
     _require(len(nest.axes) in (3, 4), f"{len(nest.axes)} output axes")
     _require(all(axis.extent.is_constant for axis in (*nest.axes[1:], *reduce.axes)), "a symbolic size")
     data, weight = _factors(reduce.body, constants)
-    shift = SIGN if data.dtype is DType.I8 else 0
-    pad = int(data.pad.number.real) + shift if data.pad is not None else 0
     type = types[data.tensor]
     _require(type.rank == len(nest.axes), "no batch, channels and one window for each spatial axis")
     _require(all(size.is_constant for size in type.shape[1:]), "a symbolic size")
-    _require(pad == 0 or shift != 0, "padding with another number than 0")
+    is_byte = data.dtype is DType.I8
+    _require(is_byte or data.pad is None or data.pad.number == 0, "padding with another number than 0")
+    pad = int(data.pad.number.real) + SIGN if is_byte and data.pad is not None else 0
     batch, channel = nest.axes[0], nest.axes[1]
     _require(data.indices[0] == IntExpr.var(batch.name), "the batch is not the first axis")
     extents = {axis.name: axis.extent.value for axis in reduce.axes}

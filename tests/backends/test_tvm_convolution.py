@@ -205,6 +205,21 @@ def test_columns_compile_for_avx512() -> None:
     assert compiled.steps[0].detail.startswith("columns, 12 channels x 32 pixels, 150 terms")
 
 
+@pytest.mark.parametrize("pad", [0.5, -1.0, math.inf])
+def test_padding_with_another_number_than_zero_is_kept(pad: float) -> None:
+    """Such a sum is no convolution: all algorithms for those pad with 0."""
+    window = read("x", "n", "c", index("p") + index("i") - 1, index("q") + index("j") - 1, pad=pad)
+    body = total(mul(read("w", "o", "c", "i", "j"), window), c=16, i=3, j=3)
+    y = nest("y", axes(n="N", o=16, p=9, q=10), body, "conv2d")
+    nests = program({"x": tensor("N", 16, 9, 10)}, {"w": np.abs(normal(16, 16, 3, 3))}, [y], "y")
+    assert recognize(y, nests.types(), {"w"}) == "padding with another number than 0"
+    binary, x = build(nests), normal(2, 16, 9, 10)
+    around = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=pad)
+    (constant,) = nests.constants
+    expected = torch.nn.functional.conv2d(torch.tensor(around), torch.tensor(constant.data.array)).numpy()
+    np.testing.assert_allclose(binary(x=x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_weights_must_be_known() -> None:
     nests = Case(3, 8, 12, 10).nests()
     (statement,) = nests.statements
