@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, walk
 from mercer.ir.integers import IntExpr, Var
@@ -144,8 +144,8 @@ def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collectio
     channels = extents[inner] if inner is not None else 1
     sizes = [channel.extent.value, channels, *(window.size for window in windows)]
     order = _order(weight, names, types[weight.tensor], sizes)
-    found = Convolution(nest, reduce, data.tensor, weight.tensor, order, first, groups, channels, tuple(windows))
-    return replace(found, dtype=data.dtype, pad=pad)
+    places = order, first, groups, channels, tuple(windows)
+    return Convolution(nest, reduce, data.tensor, weight.tensor, *places, data.dtype, pad)
 
 
 def _factors(body: Expr, constants: Collection[str]) -> tuple[Read, Read]:

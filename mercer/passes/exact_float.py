@@ -10,8 +10,7 @@ from mercer.ir.index import Call, Const, Expr, Index, Read, Reduce, Reducer, cal
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.packed import packed_factors
 from mercer.ir.types import DType
-from mercer.passes.cost import elements
-from mercer.passes.integer_bounds import ARITHMETIC, Integers, exchange_sums
+from mercer.passes.integer_bounds import ARITHMETIC, Integers, exchange_sums, too_few_terms
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -51,10 +50,8 @@ class ExactFloat(Pass):
         return exchange_sums(nests, state, attempt, record)
 
     def _obstacle(self, e: Reduce, state: _Sums) -> str | None:
-        if not all(axis.extent.is_constant for axis in e.axes):
-            return f"the extent of {', '.join(map(str, e.axes))} is not known"
-        if (terms := elements(axis.extent for axis in e.axes)) < self.min_terms:
-            return f"{terms} terms are too few (min_terms = {self.min_terms})"
+        if few := too_few_terms(e, self.min_terms):
+            return few
         if packed := packed_factors(e.body):
             return f"its products are those of {packed[0].dtype}"
         if any(read.dtype is DType.I16 for read in reads(e.body)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -64,6 +64,15 @@ def exchange_sums(
         state.copies.clear()
     constants = (*nests.constants, *state.constants.values())
     return replace(nests, constants=constants, statements=tuple(statements))
+
+
+def too_few_terms(e: Reduce, least: int, others: Sequence[Axis] = ()) -> str | None:
+    """Why a sum is left alone: an extent of its axes or of the `others` is not known, or it has fewer terms."""
+    axes = (*e.axes, *others)
+    if not all(axis.extent.is_constant for axis in axes):
+        return f"the extent of {', '.join(map(str, axes))} is not known"
+    terms = elements(axis.extent for axis in e.axes)
+    return f"{terms} terms are too few (min_terms = {least})" if terms < least else None
 
 
 def _exchanged(body: Expr, old: Expr, new: Expr) -> Expr:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mercer.ir.index import Axis, Call, Expr, Read, Reduce, variables
 from mercer.ir.integers import ZERO, IntExpr
-from mercer.ir.nests import Nest
+from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.packed import packed_factors
 from mercer.ir.types import DType, TensorType
-from mercer.passes.integer_bounds import Integers
+from mercer.passes.integer_bounds import Integers, exchange_sums
+from mercer.passes.ledger import Cost
+
+
+def exchange_products(
+    nests: Nests,
+    state: Integers,
+    attempt: Callable[[Nest, Reduce, Read, Read], Expr | str],
+    record: Callable[[Statement, str | None, tuple[Cost, Cost] | None], None],
+) -> Nests:
+    """Every sum of products of i32 with a constant becomes what `attempt` gives for it, its data and its constant, or
+    stays for the reason that it gives."""
+
+    def of_sum(nest: Nest, e: Reduce) -> Expr | str:
+        factors = factors_of(e, state)
+        return factors if isinstance(factors, str) else attempt(nest, e, *factors)
+
+    return exchange_sums(nests, state, of_sum, record)
 
 
 def factors_of(e: Reduce, state: Integers) -> tuple[Read, Read] | str:

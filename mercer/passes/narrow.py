@@ -9,9 +9,8 @@ from mercer.ir import convolution
 from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, call, computed, reads, variables, walk
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType
-from mercer.passes.cost import elements
-from mercer.passes.integer_bounds import Integers, exchange_sums
-from mercer.passes.integer_products import factors_of, lies_in_groups, plain_read
+from mercer.passes.integer_bounds import Integers, too_few_terms
+from mercer.passes.integer_products import exchange_products, lies_in_groups, plain_read
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -39,23 +38,17 @@ class Narrow(Pass):
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         state = Integers(nests)
 
-        def attempt(nest: Nest, e: Reduce) -> Expr | str:
-            factors = factors_of(e, state)
-            if isinstance(factors, str):
-                return factors
-            data, weight = factors
+        def attempt(nest: Nest, e: Reduce, data: Read, weight: Read) -> Expr | str:
             return self._obstacle(nest, e, data, weight, state) or _narrowed(e, state)
 
         def record(statement: Statement, reason: str | None, costs: tuple[Cost, Cost] | None) -> None:
             context.record_statement(self.name, "products_of_i16", statement, Exactness.BIT, reason, costs)
 
-        return exchange_sums(nests, state, attempt, record)
+        return exchange_products(nests, state, attempt, record)
 
     def _obstacle(self, nest: Nest, e: Reduce, data: Read, weight: Read, state: Integers) -> str | None:
-        if not all(axis.extent.is_constant for axis in e.axes):
-            return f"the extent of {', '.join(map(str, e.axes))} is not known"
-        if (terms := elements(axis.extent for axis in e.axes)) < self.min_terms:
-            return f"{terms} terms are too few (min_terms = {self.min_terms})"
+        if few := too_few_terms(e, self.min_terms):
+            return few
         for read in (data, weight):
             low, high = state.bound(read)
             if low <= LOWEST or high > HIGHEST:  # (-2**15)**2 + (-2**15)**2 is no i32

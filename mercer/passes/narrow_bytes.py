@@ -13,9 +13,8 @@ from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.packed import BYTES_FEATURE, SIGN
 from mercer.ir.types import Data, DType, TensorType
-from mercer.passes.cost import elements
-from mercer.passes.integer_bounds import Integers, exchange_sums
-from mercer.passes.integer_products import factors_of, lies_in_groups
+from mercer.passes.integer_bounds import Integers, too_few_terms
+from mercer.passes.integer_products import exchange_products, lies_in_groups
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 from mercer.passes.winograd import beats_bytes
@@ -46,11 +45,7 @@ class NarrowBytes(Pass):
             return nests
         state = Integers(nests)
 
-        def attempt(nest: Nest, e: Reduce) -> Expr | str:
-            factors = factors_of(e, state)
-            if isinstance(factors, str):
-                return factors
-            data, weight = factors
+        def attempt(nest: Nest, e: Reduce, data: Read, weight: Read) -> Expr | str:
             least = _least(data, weight, state)
             if isinstance(least, str):
                 return least
@@ -59,13 +54,11 @@ class NarrowBytes(Pass):
         def record(statement: Statement, reason: str | None, costs: tuple[Cost, Cost] | None) -> None:
             context.record_statement(self.name, "products_of_bytes", statement, Exactness.BIT, reason, costs)
 
-        return exchange_sums(nests, state, attempt, record)
+        return exchange_products(nests, state, attempt, record)
 
     def _obstacle(self, nest: Nest, e: Reduce, data: Read, weight: Read, state: Integers) -> str | None:
-        if unknown := [axis for axis in (*e.axes, *_outputs(nest, weight)) if not axis.extent.is_constant]:
-            return f"the extent of {', '.join(map(str, unknown))} is not known"
-        if (terms := elements(axis.extent for axis in e.axes)) < self.min_terms:
-            return f"{terms} terms are too few (min_terms = {self.min_terms})"
+        if few := too_few_terms(e, self.min_terms, _outputs(nest, weight)):
+            return few
         if lies_in_groups(4, nest, e, (data, weight), state.types[data.tensor], self.min_lanes):
             return None
         alone = Nest(nest.target, nest.type, nest.axes, e, nest.origins)

@@ -278,11 +278,10 @@ def tvm_ffi() -> Any:
 def tvm_runtime() -> Any:
     """TVM's runtime behind its function interface; the compiler half of TVM and its Python stay unloaded.
 
-    Its thread pool takes the number of threads from TVM_NUM_THREADS when it starts: all physical cores unless set.
-    Threads without work sleep after TVM_THREAD_POOL_SPIN_COUNT rounds: SPINS unless set, where TVM takes 300,000.
-    Raises MercerError when the package is missing.
+    Its thread pool takes `default_threads`. Threads without work sleep after TVM_THREAD_POOL_SPIN_COUNT rounds: SPINS
+    unless set, where TVM takes 300,000. Raises MercerError when the package is missing.
     """
-    os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
+    default_threads()
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPINS))
     try:
         ffi = tvm_ffi()
@@ -313,6 +312,18 @@ def _tvm_library(name: str) -> Path:
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError("no module named 'tvm'")
     return Path(spec.submodule_search_locations[0], "lib", name)
+
+
+def default_threads() -> int:
+    """Threads of an executable until it is told otherwise: TVM_NUM_THREADS, and that is all physical cores unless set.
+
+    TVM itself would take half of the processors, and bind the caller to them, so this comes before its first call.
+    Raises MercerError when the variable is no positive number.
+    """
+    given = os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
+    if not re.fullmatch(r"[1-9]\d{0,5}", given):
+        raise MercerError(f"TVM_NUM_THREADS is {given!r}: expected a number of threads", "unset it to use all cores")
+    return int(given)
 
 
 def physical_cores() -> int:

@@ -89,6 +89,12 @@ model M(x: i8[{self.batch}, {self.channels}, {self.height}, {self.width}]) -> {r
 }}
 """
 
+    def rewrites(self, zero: int, rest: str, target: str = PAIRS) -> str:
+        """As `rewrites` says, for weights and images of any codes."""
+        weights = {"w": codes(self.outputs, self.channels // self.groups, *self.kernel, seed=1).astype(np.float32)}
+        program = mercer.parse_text(self.text(zero, rest))
+        return rewrites(program, weights, codes(3, self.channels, self.height, self.width), target)
+
 
 CASES = [
     Case(3, 8, 12, 13),
@@ -106,9 +112,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("zero", [0, -128])
 def test_convolutions(case: Case, zero: int, rest: str) -> None:
-    weights = {"w": codes(case.outputs, case.channels // case.groups, *case.kernel, seed=1).astype(np.float32)}
-    program = mercer.parse_text(case.text(zero, rest))
-    assert rewrites(program, weights, codes(3, case.channels, case.height, case.width)) == "products_of_i16"
+    assert case.rewrites(zero, rest) == "products_of_i16"
 
 
 @pytest.mark.parametrize(

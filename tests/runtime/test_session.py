@@ -389,16 +389,6 @@ def test_runs_without_the_rest_of_mercer(tvm_artifact: Artifact, tmp_path: Path)
     assert printed == "(2, 3) 1 False False"
 
 
-def test_threads_default_to_physical_cores(tvm_artifact: Artifact, tmp_path: Path) -> None:
-    tvm_artifact.save(tmp_path / "tiny.mrc")
-    code = (
-        "import os; os.environ.pop('TVM_NUM_THREADS', None)\n"
-        "from mercer.runtime import executors, load\n"
-        f"print(load({str(tmp_path / 'tiny.mrc')!r}).threads == executors.physical_cores())"
-    )
-    assert run_python(code) == "True"
-
-
 def test_threads_can_be_set(tvm_artifact: Artifact, tmp_path: Path) -> None:
     tvm_artifact.save(tmp_path / "tiny.mrc")
     code = (

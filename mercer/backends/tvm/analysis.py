@@ -32,7 +32,7 @@ def free_in_atom(atom: Atom) -> frozenset[str]:
 
 
 WORD, DOT, QUAD = "word", "dot", "quad"
-"""Functions beside those of index notation: of a read, it and its neighbours; and `words.dot` and `words.quad`."""
+"""Functions beside those of index notation: a read with its neighbours, and what `words` adds of two such words."""
 
 
 def is_word(read: Read, expr: Expr) -> bool:

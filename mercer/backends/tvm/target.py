@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
+from mercer.ir.packed import BYTES_FEATURE
 from mercer.runtime.artifact import cpu_features
 from mercer.runtime.errors import MercerError, nearest
 
@@ -53,7 +54,7 @@ _CPUS = {
     "generic": Target("cpu:generic", "cpu", lanes=4, registers=16),
     "avx2": Target("cpu:avx2", "cpu", lanes=8, registers=16, cpu="haswell", features=_AVX2),
     "avx512": Target("cpu:avx512", "cpu", lanes=16, registers=32, cpu="skylake-avx512", features=_AVX512),
-    "vnni": Target("cpu:vnni", "cpu", lanes=16, registers=32, cpu="cascadelake", features=(*_AVX512, "avx512vnni")),
+    "vnni": Target("cpu:vnni", "cpu", lanes=16, registers=32, cpu="cascadelake", features=(*_AVX512, BYTES_FEATURE)),
 }
 _DEFAULT_ARCH = "sm_90"
 

@@ -9,13 +9,12 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from mercer.backends.tvm.analysis import free
-from mercer.backends.tvm.schedules import columns, direct, few_pixels, winograd
+from mercer.backends.tvm.schedules import columns, direct, few_pixels, pairs, winograd
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.ir.convolution import recognize
 from mercer.ir.index import Call, Expr, Read, Reduce, reads, transform, walk
 from mercer.ir.nests import Nest
-from mercer.ir.packed import BYTES_FEATURE
 from mercer.ir.types import DType
 
 TILES = {"winograd2": 2, "winograd4": 4}
@@ -58,11 +57,6 @@ def _with_factor(problem: Problem, factor: Expr, known: Collection[str]) -> Sche
     return columns.plan(found, epilogue, problem, factor)
 
 
-def _has_words(dtype: DType, problem: Problem) -> bool:
-    """Whether this machine multiplies words of such numbers."""
-    return dtype is DType.I16 or (dtype is DType.I8 and BYTES_FEATURE in problem.target.features)
-
-
 def plan(problem: Problem) -> Schedule | Refusal:
     """A schedule of the nest as it is lowered, before normalization."""
     known = {name for name, constant in problem.constants.items() if constant.data.array is not None}
@@ -72,7 +66,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     found = recognize(problem.nest, problem.types, known)
     if isinstance(found, str):
         narrow = recognize(problem.nest, problem.types, known, DType.I32)
-        if not isinstance(narrow, str) and _has_words(narrow.dtype, problem):
+        if not isinstance(narrow, str) and pairs.are_words(narrow.dtype, problem.target):
             found = narrow
     if isinstance(found, str):
         return Refusal("convolution", found)

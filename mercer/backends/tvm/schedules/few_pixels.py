@@ -103,9 +103,9 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
         return Refusal("convolution", "windows or groups")
     if not target.lanes <= convolution.pixels <= MOST or convolution.pixels % (2 * target.lanes) == 0:
         return Refusal("convolution", f"vectors along {convolution.pixels} pixels leave little rest")
-    if target.lanes < 8 or convolution.outputs < max(CHANNELS, target.lanes):
+    if target.lanes < 8 or convolution.outputs < CHANNELS:
         return Refusal("convolution", f"{convolution.outputs} channels are too few for vectors")
-    best = FewPixels(convolution, target.lanes, max(1, CHANNELS // target.lanes), 6 if target.registers < 32 else 12)
+    best = FewPixels(convolution, target.lanes, CHANNELS // target.lanes, 6 if target.registers < 32 else 12)
     packed = _packed(best, problem)
     axes = (Axis("conv.outputs", IntExpr.constant(best.units)), convolution.batch)  # images share a piece of weights
     count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))

@@ -1,4 +1,4 @@
-"""Sums of products of i16 or i8 with constants as products of words: see `words.dot` and `words.quad`."""
+"""Sums of products of i16 or i8 with constants as products of words: see `words.dot` and `words.add_quad`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mercer.backends.tvm.analysis import DOT, QUAD, WORD, free, stride
 from mercer.backends.tvm.schedules import operands
 from mercer.backends.tvm.schedules.common import Problem
 from mercer.backends.tvm.schedules.normalize import position
+from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.words import SIGNS, packed
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Call, Const, Expr, Read, Reduce, Reducer, call, substitute, transform, walk
@@ -23,6 +24,11 @@ def has_pairs(nest: Nest) -> bool:
     """Whether it sums products of i16 or bytes, which want rows that lie in one piece."""
     sums = (e for e in walk(nest.body) if isinstance(e, Reduce))
     return any(packed_factors(e.body) is not None for e in sums)
+
+
+def are_words(dtype: DType, target: Target) -> bool:
+    """Whether the CPU sums products of words of such numbers."""
+    return dtype is DType.I16 or (dtype is DType.I8 and BYTES_FEATURE in target.features)
 
 
 def paired(problem: Problem) -> Problem:
@@ -49,7 +55,7 @@ def _factors(e: Reduce, problem: Problem) -> tuple[Read, Read] | None:
     if found is None or any(read.pad is not None for read in found):
         return None
     a, b = found
-    if a.dtype is DType.I8 and BYTES_FEATURE not in problem.target.features:
+    if not are_words(a.dtype, problem.target):
         return None
     known = [read.tensor in problem.constants for read in found]
     return ((b, a) if known[0] and a.dtype is DType.I16 else (a, b)) if any(known) and not all(known) else None

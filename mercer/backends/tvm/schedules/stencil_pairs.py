@@ -63,8 +63,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
     grid = operands.grid(weight, replace(problem, nest=found.nest))
     if grid is None:
         return Refusal(FAMILY, "weights that are not read in order")
-    widths = (problem.target.lanes, 8, 4)
-    options = (Pairs(replace(found, source=found.read), n) for n in widths if n <= problem.target.lanes)
+    widths = [n for n in (4, 8, 16) if n <= problem.target.lanes]
+    options = (Pairs(replace(found, source=found.read), lanes) for lanes in widths)
     pairs = min(options, key=lambda each: (each.bands * each.cycles, each.lanes))
     constant, read = _packed(pairs, weight, grid, problem)
     total = replace(found.reduction, body=call("mul", found.source, read))

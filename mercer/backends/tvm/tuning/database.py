@@ -19,6 +19,7 @@ from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.tuning.kernel import Kernel
 from mercer.runtime.cache import user_folder
 from mercer.runtime.errors import MercerError
+from mercer.runtime.executors import default_threads
 
 SCHEMA, VERSION = "mercer.tuned", 1
 
@@ -198,7 +199,7 @@ class Tuned:
         """
         if target.is_cuda:
             return Tuned()
-        machine, threads = Machine.here(target), int(tvm.get_global_func("runtime.NumThreads")())
+        machine, threads = Machine.here(target), default_threads()
         own = [record for record in load(path or default_path()) if record.machine == machine]
         shipped = [replace(record, machine=machine) for record in defaults(target.level)]
         return Tuned(*(sorted(each, key=lambda r: abs(r.threads - threads)) for each in (own, shipped)))

@@ -19,6 +19,7 @@ from mercer.backends.tvm.tuning.database import Machine
 from mercer.ir.nests import Nests
 from mercer.ir.types import Array
 from mercer.runtime.errors import MercerError
+from mercer.runtime.executors import default_threads
 
 ROUNDS, BLOCK = 5, 0.01
 """Rounds of a comparison, and seconds for which a candidate runs in one."""
@@ -129,7 +130,7 @@ def local(target: Target, threads: int | None) -> Worker:
     from tvm.rpc import LocalSession
 
     logging.getLogger("RPCServer").setLevel(logging.WARNING)  # else it says what it loads
-    return Worker(LocalSession(), target, threads)
+    return Worker(LocalSession(), target, threads or default_threads())
 
 
 def waiting(tracker: str, key: str) -> int:
