@@ -279,9 +279,11 @@ def tvm_runtime() -> Any:
     """TVM's runtime behind its function interface; the compiler half of TVM and its Python stay unloaded.
 
     Its thread pool takes `default_threads`. Threads without work sleep after TVM_THREAD_POOL_SPIN_COUNT rounds: SPINS
-    unless set, where TVM takes 300,000. Raises MercerError when the package is missing.
+    unless set, where TVM takes 300,000. All threads, the caller's above all, keep the processors that they may use:
+    unless TVM_BIND_THREADS is set, TVM does not bind them. Raises MercerError when the package is missing.
     """
     default_threads()
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPINS))
     try:
         ffi = tvm_ffi()
@@ -317,8 +319,8 @@ def _tvm_library(name: str) -> Path:
 def default_threads() -> int:
     """Threads of an executable until it is told otherwise: TVM_NUM_THREADS, and that is all physical cores unless set.
 
-    TVM itself would take half of the processors, and bind the caller to them, so this comes before its first call.
-    Raises MercerError when the variable is no positive number.
+    TVM itself would take half of the processors, so this comes before its first call. Raises MercerError when the
+    variable is no positive number.
     """
     given = os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
     if not re.fullmatch(r"[1-9]\d{0,5}", given):
