@@ -130,7 +130,7 @@ def test_vectors_along_channels_where_pixels_are_few() -> None:
         return build(case.nests(), "cpu:avx2").compiled.steps[0].detail
 
     point = Case(200, 40, 7, 7, kernel=(1, 1), pad=0)
-    assert detail(point).startswith("vectors along channels, 6 pixels x 16 channels, 67 terms")
+    assert detail(point).startswith("vectors along channels, 6 pixels x 16 channels, 68 terms")
     for other in (replace(point, height=8, width=8), replace(point, outputs=12), replace(point, height=14, width=14)):
         assert detail(other).startswith("columns, 6 channels x 16 pixels, 200 terms")
 

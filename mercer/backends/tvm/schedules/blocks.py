@@ -150,18 +150,20 @@ class Tile:
         right: Matrix | Callable[[TirExpr], list[TirExpr]],
         steps: int | TirExpr,
         soon: Callable[[TirExpr], None] | None = None,
+        every: int = 1,
     ) -> None:
         """sums[i][v] += left[i, k] * right[v, k] for all k; elements of the left are broadcast.
 
-        `right.row` is the width of a vector; a function gives the vectors of step k. Step k runs `soon(k)` as well,
-        which asks for what comes later.
+        `right.row` is the width of a vector; a function gives the vectors of step k. One step of so many (`every`, 1, 2
+        or 4) runs `soon(k)` as well, which asks for what comes later.
         """
         if isinstance(steps, int):
             # LLVM would sum products of integers in another order, for which registers do not suffice
             unrolled = math.gcd(steps, UNROLL) if self.dtype == "float32" else 1
             with T.serial(int64(0), int64(steps // unrolled)) as group:
                 for number in range(unrolled):
-                    self._step(sums, left, right, vm.let(group * int64(unrolled) + int64(number)), soon)
+                    now = soon if number % every == 0 else None
+                    self._step(sums, left, right, vm.let(group * int64(unrolled) + int64(number)), now)
             return
         with T.serial(int64(0), steps) as k:
             self._step(sums, left, right, k, soon)

@@ -9,10 +9,12 @@ compile time, pass all pixels, a block of input channels at a time. The image is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
@@ -37,6 +39,9 @@ MOST = 128
 
 STEPS = 96
 """Input channels of a block at most: their weights and pixels stay in the first-level cache."""
+
+EVERY = 4
+"""Steps between two lines of weights that a tile asks for: all of them at once would wait for each other."""
 
 CYCLE = 0.3
 """Nanoseconds."""
@@ -72,11 +77,7 @@ class FewPixels:
     def steps(self) -> int:
         """Input channels of a block; all blocks but the last one have so many."""
         count = -(-self.convolution.channels // STEPS)
-        return -(-self.convolution.channels // count)
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.convolution.channels // self.steps)
+        return -(-self.convolution.channels // (count * EVERY)) * EVERY
 
     @property
     def cycles(self) -> float:
@@ -146,37 +147,49 @@ class _Unit:
 
     def emit(self) -> None:
         best = self.best
-        with T.serial(int64(0), int64(best.blocks)) as block:
-            first = vm.let(block * int64(best.steps))
-            steps = vm.let(T.min(int64(best.steps), int64(best.convolution.channels) - first))
-            for start, count, rows in best.tiles():
-                with T.serial(int64(0), int64(count)) as number:
-                    if not start:
-                        self._ask(first + steps, number, count)
-                    self._tile(vm.let(int64(start) + number * int64(rows)), rows, block, first, steps)
+        whole, rest = divmod(best.convolution.channels, best.steps)
+        with T.serial(int64(0), int64(whole)) as block:
+            self._block(vm.let(block * int64(best.steps)), best.steps)
+        if rest:
+            self._block(int64(whole * best.steps), rest)
         self._finish()
 
-    def _ask(self, following: TirExpr, number: TirExpr, passes: int) -> None:
-        """For a share of the weights of the next block, before those of this one are multiplied."""
-        share = -(-self.best.steps // passes)
-        start = vm.let(self.first_weight + (following + number * int64(share)) * int64(self.best.width))
-        with T.serial(int64(0), int64(share)) as k:
-            blocks.prefetch(self.weights, start + k * int64(self.best.width))
+    def _block(self, first: TirExpr, steps: int) -> None:
+        """The first tiles ask for the weights of the next block, a share of them each."""
+        every = math.gcd(steps, EVERY)
+        (_, whole, height), *rest = self.best.tiles()
+        asking, done = min(whole, every), 0
+        for start, count, rows in [(0, asking, height), (asking * height, whole - asking, height), *rest]:
+            with T.serial(int64(0), int64(count)) as number:
+                line = first + int64(steps) + (int64(done) + number) * int64(steps // every)
+                soon = self._asking(line, every) if done < every else None
+                self._tile(vm.let(int64(start) + number * int64(rows)), rows, first, steps, soon)
+            done += count
 
-    def _tile(self, pixel: TirExpr, rows: int, block: TirExpr, first: TirExpr, steps: TirExpr) -> None:
+    def _asking(self, line: TirExpr, every: int) -> Callable[[TirExpr], None]:
+        start = vm.let(self.first_weight + line * int64(self.best.width))
+
+        def ask(k: TirExpr) -> None:
+            blocks.prefetch(self.weights, start + tirx.floordiv(k, int64(every)) * int64(self.best.width))
+
+        return ask
+
+    def _tile(
+        self, pixel: TirExpr, rows: int, first: TirExpr, steps: int, soon: Callable[[TirExpr], None] | None
+    ) -> None:
         best = self.best
         tile = Tile(rows, best.vectors, best.lanes)
         start = vm.let(pixel * int64(best.width))
         waiting = [[start + int64(i * best.width + v * best.lanes) for v in range(best.vectors)] for i in range(rows)]
         sums: list[list[Any]] = tile.start()
-        with T.If(block > int64(0)):
+        with T.If(first > int64(0)):
             with T.Then():
                 for line, places in zip(sums, waiting, strict=True):
                     for register, place in zip(line, places, strict=True):
                         T.buffer_store(register, self.sums[blocks.at(place, best.lanes)], [vm.whole(best.lanes)])
         left = Matrix(self.data.buffer, vm.let(self.image + first * int64(best.pixels) + pixel), 1, best.pixels)
         right = Matrix(self.weights, vm.let(self.first_weight + first * int64(best.width)), best.lanes, best.width)
-        tile.multiply(sums, left, right, steps)
+        tile.multiply(sums, left, right, steps, soon, math.gcd(steps, EVERY))
         for values, places in zip(tile.values(sums), waiting, strict=True):
             for value, place in zip(values, places, strict=True):
                 blocks.store(self.sums, place, value)
