@@ -32,7 +32,7 @@ test-all: $(READY)  ## the same with the slow tests
 
 bench: $(READY)  ## the speed on this CPU beside other systems, in about an hour; ARGS=--quick for ten minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	@$(BIN)/python -m benchmarks.cpu --json benchmarks/results/cpu.json --svg benchmarks/results/cpu.svg $(ARGS)
+	@$(BIN)/python -m benchmarks.cpu --save benchmarks/results $(ARGS)
 
 check: $(READY)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet

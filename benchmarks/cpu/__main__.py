@@ -20,6 +20,7 @@ from benchmarks.cpu.processes import roof_of
 from benchmarks.cpu.run import Row, Settings, held, measure
 from benchmarks.cpu.workload import Workload
 from benchmarks.cpu.workloads import WORKLOADS
+from mercer.backends.tvm.target import parse
 from mercer.runtime.profile import Roof
 
 
@@ -33,6 +34,8 @@ def main() -> None:
         for workload in workloads:
             print(f"{workload.name:28} {workload.family:18} {workload.title}")
         return
+    if options.save:
+        options.json, options.svg = (options.save / f"cpu-{parse('cpu').level}.{kind}" for kind in ("json", "svg"))
     cores = tuple(sorted(os.sched_getaffinity(0)))
     others = tuple(map(int, options.compile_cores.split(","))) if options.compile_cores else cores
     threads = tuple(map(int, options.threads.split(","))) if options.threads else tuple(sorted({1, len(cores)}))
@@ -88,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--show", type=Path, nargs="+", metavar="JSON", help="only print what runs have written")
     parser.add_argument("--svg", type=Path, help="write a bar plot there")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="write both there, named after the CPU level")
     parser.add_argument("--compile-cores", help="cores for everything but timing; all by default")
     parser.add_argument("--lock", type=Path, help="a file to lock while timing")
     parser.add_argument("--verbose", action="store_true", help="print what the systems print")
