@@ -87,6 +87,8 @@ CASES = [
     Case(600, 13, 12, 11, kernel=(1, 1), pad=0, residual=True),
     Case(301, 25, 4, 40, kernel=(1, 1), pad=0),
     Case(33, 5, 13, 11, kernel=(1, 1), pad=0, residual=True),
+    Case(600, 64, 12, 11, kernel=(1, 1), pad=0, residual=True),
+    Case(70, 48, 9, 11, kernel=(1, 1), pad=0, residual=True),
     Case(3, 20, 90, 92, stride=2, residual=True),
 ]
 
@@ -140,7 +142,8 @@ def test_columns_where_their_weights_stay_in_cache_and_outputs_are_not_many() ->
         return build(case.nests(), "cpu:avx2").compiled.steps[0].detail
 
     point = Case(600, 24, 14, 14, kernel=(1, 1), pad=0)
-    assert detail(point).startswith("columns, 6 channels x 16 pixels, 200 terms")
+    assert detail(point).startswith("columns, 6 channels x 16 pixels, 200 terms, 2 parts")  # 13 columns
+    assert "parts" not in detail(replace(point, height=28))
     for other in (replace(point, outputs=200), replace(point, channels=5), replace(point, stride=2)):
         assert detail(other).startswith("direct")
     assert detail(replace(point, height=3, width=5)).startswith("vectors along channels")

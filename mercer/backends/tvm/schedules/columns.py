@@ -1,14 +1,16 @@
 """Convolutions by windows of 1 x 1 where they lie, a column of pixels at a time.
 
-A unit of work takes a column, two vectors of neighbouring pixels, through all output channels. The first tile of output
-channels reads the inputs from the image and leaves them in a panel of the first-level cache as it computes, so that no
-pass only copies; all further tiles read the panel. Channels that the panel cannot hold come in blocks, whose sums wait
-in memory. While the last tile of a block runs, it asks for the inputs of the next one, which lie on many pages.
+A unit of work takes a column, two vectors of neighbouring pixels, through all output channels, or through half of them
+where columns are so few that threads would not have equally many. Its first tile of output channels reads the inputs
+from the image and leaves them in a panel of the first-level cache as it computes, so that no pass only copies; all
+further tiles read the panel. Channels that the panel cannot hold come in blocks, whose sums wait in memory. While the
+last tile of a block runs, it asks for the inputs of the next one, which lie on many pages.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -40,6 +42,9 @@ WIDER = 4
 
 FEW = 64
 """Input channels of which the first-level cache holds a whole row of pixels, from which more is stored in one piece."""
+
+MANY = 16
+"""Columns from which on they are shared out among threads as they are."""
 
 PANEL, SUMS = "(column)", "(column sums)"
 
@@ -88,9 +93,20 @@ class Columns:
         return 2 * self.lanes
 
     @property
+    def parts(self) -> int:
+        """Units of a column."""
+        _, whole, _ = self.tiles()[0]
+        return 2 if self.count < MANY and whole > self.share else 1
+
+    @property
+    def share(self) -> int:
+        """Tiles of output channels in the first of two parts."""
+        return -(-sum(count for _, count, _ in self.tiles()) // 2)
+
+    @property
     def cycles(self) -> float:
-        """Of a column."""
-        return self.convolution.channels * self.convolution.outputs * 1.1
+        """Of a unit."""
+        return self.convolution.channels * self.convolution.outputs * 1.1 / self.parts
 
     @property
     def workspace(self) -> tuple[Operand, ...]:
@@ -102,7 +118,8 @@ class Columns:
         return tiles_of(self.convolution.outputs, self.height)
 
     def __str__(self) -> str:
-        return f"columns, {self.height} channels x {2 * self.lanes} pixels, {self.steps} terms"
+        parts = f", {self.parts} parts" if self.parts > 1 else ""
+        return f"columns, {self.height} channels x {2 * self.lanes} pixels, {self.steps} terms{parts}"
 
 
 def plan(
@@ -123,7 +140,8 @@ def plan(
         return Refusal("convolution", f"{convolution.outputs} channels from {convolution.channels}")
     best = Columns(convolution, target.lanes, 6 if target.registers < 32 else 12)
     weights = packed(convolution, convolution.outputs, best.height, problem)
-    axes = (convolution.batch, Axis("conv.columns", IntExpr.constant(best.count)))
+    sizes = {"conv.columns": best.count, "conv.parts": best.parts}
+    axes = (convolution.batch, *(Axis(name, IntExpr.constant(size)) for name, size in sizes.items()))
     count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))
 
     def emit(scope: Scope, at: TirExpr) -> None:
@@ -147,7 +165,7 @@ class _Block:
 
 
 class _Unit:
-    """The code of one column."""
+    """The code of one unit of work."""
 
     def __init__(self, best: Columns, epilogue: Epilogue, weights: str, factor: Expr | None, scope: Scope) -> None:
         self.best, self.epilogue, self.factor, self.scope = best, epilogue, factor, scope
@@ -156,7 +174,8 @@ class _Unit:
         self.sums: Any = scope.tensors[SUMS].buffer if best.blocks > 1 else None
         data = scope.tensors[convolution.data]
         self.data = data.buffer
-        self.batch, self.column = scope.indices[convolution.batch.name], scope.indices["conv.columns"]
+        names = convolution.batch.name, "conv.columns", "conv.parts"
+        self.batch, self.column, self.part = (scope.indices[name] for name in names)
         start = self.batch * int64(data.type.shape[1].value) + int64(convolution.first)
         self.image = vm.let(start * int64(best.pixels))
 
@@ -197,21 +216,36 @@ class _Unit:
         def ask(k: TirExpr) -> None:
             blocks.prefetch(self.data, following + k * int64(best.pixels))
 
-        (_, count, height), *others = best.tiles()
-        rows: list[Rows] = [(0, 1, height), *([(height, count - 1, height)] if count > 1 else []), *others]
+        (_, whole, height), *others = best.tiles()
         panel = Matrix(self.panel, int64(0), best.lanes, best.pitch)
-        for start, count, height in rows:
-            with T.serial(int64(0), int64(count)) as number:
-                channel = vm.let(int64(start) + number * int64(height))
-                if block.last:
-                    self.epilogue.ask(self.scope, self.batch, channel, block.pixel, height, vectors * best.lanes)
-                sums = self._start(block, channel, height)
-                place = vm.let(channel * int64(best.convolution.channels) + block.first * int64(height))
-                left = Matrix(self.weights, place, 1, height)
-                soon = ask if start == rows[-1][0] else None
-                kernel = Tile(height, vectors, best.lanes)
-                kernel.multiply(sums, left, panel if start else load, block.steps, soon)
-                self._end(block, channel, kernel.values(sums))
+        before = vm.let(self.part * int64(best.share))
+        count = int64(whole) if best.parts == 1 else vm.let(T.min(int64(best.share), int64(whole) - before))
+        soon = None if others else ask
+        self._tile(block, vm.let(before * int64(height)), height, load, soon)
+        with T.serial(int64(1), count) as number:
+            self._tile(block, vm.let((before + number) * int64(height)), height, panel, soon)
+        with T.If(self.part == int64(best.parts - 1)), T.Then():
+            for start, count, height in others:
+                with T.serial(int64(0), int64(count)) as number:
+                    soon = ask if start == others[-1][0] else None
+                    self._tile(block, vm.let(int64(start) + number * int64(height)), height, panel, soon)
+
+    def _tile(
+        self,
+        block: _Block,
+        channel: TirExpr,
+        height: int,
+        right: Matrix | Callable[[TirExpr], list[TirExpr]],
+        soon: Callable[[TirExpr], None] | None,
+    ) -> None:
+        best, vectors = self.best, block.vectors
+        if block.last:
+            self.epilogue.ask(self.scope, self.batch, channel, block.pixel, height, vectors * best.lanes)
+        sums = self._start(block, channel, height)
+        place = vm.let(channel * int64(best.convolution.channels) + block.first * int64(height))
+        kernel = Tile(height, vectors, best.lanes)
+        kernel.multiply(sums, Matrix(self.weights, place, 1, height), right, block.steps, soon)
+        self._end(block, channel, kernel.values(sums))
 
     def _computed(self, value: TirExpr) -> TirExpr:
         if self.factor is None:
