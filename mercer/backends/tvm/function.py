@@ -25,6 +25,9 @@ from mercer.ir.types import TensorType
 GRAIN = 4000.0
 """Nanoseconds of estimated work below which a thread is not worth waking."""
 
+EVEN = 4
+"""The number of tasks is a multiple of this, so that two or four threads get equally many."""
+
 
 class Work(Protocol):
     """Code for `count` independent units; one takes about `cost` nanoseconds."""
@@ -155,7 +158,7 @@ def extent(size: IntExpr, dims: Mapping[str, Any]) -> Any:
 
 
 def _spread(total: TirExpr, work: Work, call: Any) -> None:
-    """Call the body once when the work is small, else in chunks on all threads."""
+    """Call the body once when the work is small, else in tasks of nearly equal size on all threads."""
     chunk = max(1, round(GRAIN / max(work.cost, 1e-3)))
     if work.count.is_constant and work.count.value <= chunk:
         call(int64(0), total)
@@ -164,6 +167,7 @@ def _spread(total: TirExpr, work: Work, call: Any) -> None:
         with T.Then():
             call(int64(0), total)
         with T.Else():
-            with T.parallel(int64(0), T.truncdiv(total + int64(chunk - 1), int64(chunk))) as c:
-                start = T.bind(c * int64(chunk))
-                call(start, tirx.min(start + int64(chunk), total))
+            tasks = T.truncdiv(total + int64(EVEN * chunk - 1), int64(EVEN * chunk)) * int64(EVEN)
+            tasks = T.bind(tirx.min(tasks, total))
+            with T.parallel(int64(0), tasks) as task:
+                call(T.truncdiv(task * total, tasks), T.truncdiv((task + int64(1)) * total, tasks))

@@ -47,7 +47,7 @@ NEAR = 7 * 1024
 
 PANEL, SUMS = "(panel)", "(sums)"
 
-UNITS = 2
+UNITS = 8
 """Units that one image should give at least; more of them copy the same inputs again and again."""
 
 
