@@ -7,6 +7,7 @@ import pytest
 
 from mercer.backends.tvm.build import compile_nests
 from mercer.backends.tvm.scalar import UnsupportedError
+from mercer.backends.tvm.schedules.common import Units
 from mercer.backends.tvm.target import parse
 from mercer.ir.graph import Value
 from mercer.ir.index import Const, Expr, Read, Reducer, call
@@ -19,6 +20,7 @@ from tests.backends.tvm_programs import (
     assert_agrees,
     axes,
     build,
+    extent,
     index,
     mul,
     nest,
@@ -121,6 +123,28 @@ def test_product_of_two_inputs(transposed: bool) -> None:
     inputs = {"a": tensor("N", 13, 24), "b": tensor("N", *shape)}
     nests = program(inputs, {}, [nest("y", axes(g="N", i=13, j=19), body)], "y")
     assert check(nests, {"a": (-1, 13, 24), "b": (-1, *shape)}).families[-1] == "contraction"
+
+
+def test_a_long_axis_is_cut_into_units_of_a_microsecond_or_more() -> None:
+    """Else an outermost loop over short bodies would be the work of one thread."""
+    assert Units.of(axes(i=171), 578.0).pieces == 57
+    assert Units.of(axes(g=8, i=171), 578.0).count == extent(8 * 57)
+    assert Units.of(axes(g=64, i=171), 578.0).count == extent(64)
+    assert Units.of(axes(i=171), 5.0).count == extent(1)
+    assert Units.of(axes(i=173), 578.0).count == extent(1)  # no equal pieces
+    assert Units.of(axes(n="N", i=171), 578.0).count == extent("N")
+
+
+@pytest.mark.parametrize("target", LEVELS)
+def test_loops_in_pieces(target: str) -> None:
+    """Rows of a product, and a tensor that is one long row of elements."""
+    product = total(mul(read("x", "n", "k"), read("w", "k", "m")), k=24)
+    weights = {"w": normal(24, 16)}
+    rows = nest("y", axes(n=1026, m=16), product)
+    check(program({"x": tensor(1026, 24)}, weights, [rows], "y"), {"x": (1026, 24)}, target)
+    elements = nest("y", axes(n=33, m=4096), call("tanh", call("add", read("x", "n", "m"), read("z", "n", "m"))))
+    inputs = {"x": tensor(33, 4096), "z": tensor(33, 4096)}
+    check(program(inputs, {}, [elements], "y"), {"x": (33, 4096), "z": (33, 4096)}, target)
 
 
 @pytest.mark.parametrize("target", LEVELS)

@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.kernel import Operand
-from mercer.backends.tvm.lower import Scope
+from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
@@ -148,14 +148,55 @@ def operations(expr: Expr) -> float:
 OUTER_COST = 1000.0
 """Nanoseconds below which an outer iteration is made longer by taking inner loops into it."""
 
+MANY = 64
+"""Outer iterations from which on threads share them out evenly: fewer are not made longer by a whole axis."""
 
-def split(axes: Sequence[Axis], cost: float) -> tuple[tuple[Axis, ...], tuple[Axis, ...], float]:
-    """(outer axes, inner axes, cost of one outer iteration) for a body that costs `cost`."""
-    at = len(axes)
-    while at > 0 and cost < OUTER_COST and axes[at - 1].extent.is_constant:
-        at -= 1
-        cost *= max(1, axes[at].extent.value)
-    return tuple(axes[:at]), tuple(axes[at:]), cost
+
+@dataclass(frozen=True)
+class Units:
+    """Loops over axes, of which the `outer` ones are independent iterations of so much `cost`. The first of the `inner`
+    axes may be cut into `pieces` of equal length, which are outer iterations too."""
+
+    outer: tuple[Axis, ...]
+    inner: tuple[Axis, ...]
+    cost: float
+    pieces: int = 1
+
+    @staticmethod
+    def of(axes: Sequence[Axis], cost: float) -> Units:
+        """For a body that costs `cost`."""
+        at = len(axes)
+        while at > 0 and cost < OUTER_COST and axes[at - 1].extent.is_constant:
+            at -= 1
+            extent, before = max(1, axes[at].extent.value), count(axes[:at])
+            pieces = most_pieces(extent, cost) if before.is_constant and before.value < MANY else 1
+            cost *= extent / pieces
+            if pieces > 1:
+                return Units(tuple(axes[:at]), tuple(axes[at:]), cost, pieces)
+        return Units(tuple(axes[:at]), tuple(axes[at:]), cost)
+
+    @property
+    def count(self) -> IntExpr:
+        return count(self.outer) * self.pieces
+
+    def run(self, scope: Scope, position: TirExpr, body: Callable[[Scope], None]) -> None:
+        """The outer iteration at `position`."""
+        if self.pieces == 1:
+            loops(at_outer(scope, self.outer, position), self.inner, body)
+            return
+        cut, *rest = self.inner
+        length = cut.extent.value // self.pieces
+        piece = Axis(f"{cut.name}.piece", IntExpr.constant(self.pieces))
+        unit = at_outer(scope, (*self.outer, piece), position)
+        start = T.bind(unit.indices[piece.name] * int64(length))
+        with T.serial(int64(0), int64(length)) as k:
+            loops(unit.inside([cut], [T.bind(start + k)]), rest, body)
+
+
+def most_pieces(extent: int, cost: float) -> int:
+    """Into how many equal pieces an axis can be cut, if its elements cost so much and no piece is to be too short."""
+    most = min(extent, int(cost * extent / OUTER_COST))
+    return max((n for n in range(1, most + 1) if extent % n == 0), default=1)
 
 
 def count(axes: Sequence[Axis]) -> IntExpr:

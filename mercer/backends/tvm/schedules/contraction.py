@@ -30,12 +30,12 @@ from mercer.backends.tvm.schedules.common import (
     Problem,
     Refusal,
     Schedule,
+    Units,
     at_outer,
     count,
     operations,
     pick,
     size,
-    split,
     volume,
 )
 from mercer.backends.tvm.schedules.normalize import position
@@ -151,12 +151,12 @@ def _schedule(
     tiled = list(_ordered_loops(problem, best, tiled, work / CYCLE))
     ahead = _ahead(problem, best, tiled, constants)
     detail += ", next weights ahead" if ahead is not None else ""
-    outer, inner, cost = split(tiled, work)
+    units = Units.of(tiled, work)
 
     def emit_tiles(scope: Scope, at: TirExpr) -> None:
-        loops(at_outer(scope, outer, at), inner, lambda inside: _tile(inside, nest, best, place, ahead))
+        units.run(scope, at, lambda inside: _tile(inside, nest, best, place, ahead))
 
-    return Schedule("contraction", detail, nest, count(outer), cost, emit_tiles, before, constants)
+    return Schedule("contraction", detail, nest, units.count, units.cost, emit_tiles, before, constants)
 
 
 def _ordered_loops(problem: Problem, best: Tile, tiled: Sequence[Axis], cycles: float) -> tuple[Axis, ...]:

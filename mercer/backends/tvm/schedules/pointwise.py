@@ -7,18 +7,19 @@ loops, so that positions and weights are computed once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import bound, flatten, free, free_in_integer, is_computed, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, Units, most_pieces, operations
 from mercer.backends.tvm.schedules.normalize import all_axes, ranges_of
 from mercer.backends.tvm.vector_math import OF_REGISTERS, TirExpr
-from mercer.ir.index import Axis, Call, Read, Reduce, Reducer, computed, reads, walk
+from mercer.ir.index import Axis, Call, Read, Reduce, Reducer, computed, reads, substitute, walk
 from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.nests import Nest
-from mercer.ir.types import DType
+from mercer.ir.types import DType, TensorType
 
 
 def plan(problem: Problem) -> Schedule | Refusal:
@@ -28,13 +29,15 @@ def plan(problem: Problem) -> Schedule | Refusal:
         return _number(problem)
     if refusal := _refuse(nest, lane):
         return refusal
+    if (pieces := _pieces(problem, lane)) > 1:
+        return plan(replace(problem, nest=_cut(nest, lane, pieces)))
     free_axes = _independent_of_positions(nest, lane)
     looped = [axis for axis in nest.axes if axis not in (lane, *free_axes)]
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
     low, high = interior(nest, problem, lane)
     width = _width(nest, lane, (low, high), target.lanes)
     body_cost = operations(nest.body) / target.lanes * 0.5
-    outer, inner, cost = split(looped, body_cost * max(1, _extent(lane)) * max(1, _product(free_axes)))
+    units = Units.of(looped, body_cost * max(1, _extent(lane)) * max(1, _product(free_axes)))
 
     def emit(scope: Scope, position: TirExpr) -> None:
         def element(scope: Scope) -> None:
@@ -48,11 +51,11 @@ def plan(problem: Problem) -> Schedule | Refusal:
         def row(scope: Scope) -> None:
             along(scope, lane, width, (low, high), piece)
 
-        loops(at_outer(scope, outer, position), inner, row)
+        units.run(scope, position, row)
 
     once = is_exact(lane, width, (low, high))
     gathers = f", positions shared over {', '.join(a.name for a in free_axes)}" if free_axes else ""
-    return Schedule("pointwise", f"vectors along {lane.name}{gathers}", nest, count(outer), cost, emit, once=once)
+    return Schedule("pointwise", f"vectors along {lane.name}{gathers}", nest, units.count, units.cost, emit, once=once)
 
 
 def _width(nest: Nest, lane: Axis, inside: tuple[int, int | None], lanes: int) -> int:
@@ -66,6 +69,22 @@ def _width(nest: Nest, lane: Axis, inside: tuple[int, int | None], lanes: int) -
     indices = [index for read in found for index in read.indices]
     plain = not any(is_computed(index) or stride(index, lane.name) not in (0, 1) for index in indices)
     return 2 * lanes if plain and {nest.type.dtype, *(read.dtype for read in found)} == {DType.F32} else lanes
+
+
+def _pieces(problem: Problem, lane: Axis) -> int:
+    """Into how many the axis of the vectors is cut: of a nest that is one long row, for all threads."""
+    nest, width = problem.nest, 2 * problem.target.lanes
+    padded = any(isinstance(e, Reduce) or (isinstance(e, Read) and e.pad is not None) for e in walk(nest.body))
+    if len(nest.axes) > 1 or padded or not lane.extent.is_constant or lane.extent.value % width:
+        return 1
+    return most_pieces(lane.extent.value // width, operations(nest.body))
+
+
+def _cut(nest: Nest, lane: Axis, pieces: int) -> Nest:
+    piece, inside = Axis(f"{lane.name}.piece", IntExpr.constant(pieces)), Axis(lane.name, lane.extent // pieces)
+    index = IntExpr.var(piece.name) * inside.extent + IntExpr.var(inside.name)
+    type = TensorType(nest.type.dtype, (piece.extent, inside.extent))
+    return replace(nest, axes=(piece, inside), body=substitute(nest.body, {lane.name: index}), type=type)
 
 
 def _number(problem: Problem) -> Schedule | Refusal:

@@ -11,7 +11,7 @@ from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.scalar import combine, convert, identity, wide
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, Units, operations
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Call, Reduce, Reducer, reads, walk
@@ -39,7 +39,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
             along[e] = axis
     width = {axis: _width(axis, target.lanes) for axis in along.values()}
     cost = 0.25 * operations(nest.body) / min(width.values(), default=1) + ACROSS * len(along)
-    outer, inner, cost = split(nest.axes, cost)
+    units = Units.of(nest.axes, cost)
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
 
     def emit(scope: Scope, at: TirExpr) -> None:
@@ -48,10 +48,10 @@ def plan(problem: Problem) -> Schedule | Refusal:
                 scope.done[scope.key(e, free(e))] = vm.let(_total(scope, e, axis, width[axis]))
             scope.store(scope.tensors[nest.target], place, scope.value(nest.body))
 
-        loops(at_outer(scope, outer, at), inner, lambda inside: element(replace(inside, done={}, outer=inside)))
+        units.run(scope, at, lambda inside: element(replace(inside, done={}, outer=inside)))
 
     names = ", ".join(axis.name for axis in along.values())
-    return Schedule("reduce", f"vectors along {names}", nest, count(outer), cost, emit)
+    return Schedule("reduce", f"vectors along {names}", nest, units.count, units.cost, emit)
 
 
 def _axis(e: Reduce, problem: Problem) -> Axis | Refusal:

@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, is_computed, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
-from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count, operations, split
+from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, Units, operations
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.schedules.pointwise import along, interior
 from mercer.backends.tvm.vector_math import TirExpr
@@ -33,7 +33,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
         block //= 2
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
     area = last.extent.value * across.extent.value
-    outer, inner, cost = split(others, 0.5 * area * (1.0 + operations(nest.body) / lanes))
+    units = Units.of(others, 0.5 * area * (1.0 + operations(nest.body) / lanes))
     edges = interior(nest, problem, across)
 
     def piece(scope: Scope) -> None:
@@ -57,10 +57,10 @@ def plan(problem: Problem) -> Schedule | Refusal:
             line.store(line.tensors[nest.target], place, column)
 
     def emit(scope: Scope, at: TirExpr) -> None:
-        loops(at_outer(scope, outer, at), inner, lambda inside: along(inside, across, block, edges, piece))
+        units.run(scope, at, lambda inside: along(inside, across, block, edges, piece))
 
     detail = f"blocks of {block} {across.name} x {block} {last.name}"
-    return Schedule("transpose", detail, nest, count(outer), cost, emit)
+    return Schedule("transpose", detail, nest, units.count, units.cost, emit)
 
 
 def turned(rows: Sequence[TirExpr]) -> list[TirExpr]:
