@@ -322,7 +322,9 @@ def default_threads() -> int:
     TVM itself would take half of the processors, so this comes before its first call. Raises MercerError when the
     variable is no positive number.
     """
-    given = os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
+    given = os.environ.get("TVM_NUM_THREADS")
+    if given is None:
+        given = os.environ["TVM_NUM_THREADS"] = str(physical_cores())
     if not re.fullmatch(r"[1-9]\d{0,5}", given):
         raise MercerError(f"TVM_NUM_THREADS is {given!r}: expected a number of threads", "unset it to use all cores")
     return int(given)

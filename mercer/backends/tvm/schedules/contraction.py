@@ -38,12 +38,12 @@ from mercer.backends.tvm.schedules.common import (
     size,
     volume,
 )
-from mercer.backends.tvm.schedules.normalize import position
+from mercer.backends.tvm.schedules.normalize import cut, position
 from mercer.backends.tvm.schedules.order import Stream, ordered
 from mercer.backends.tvm.schedules.tile import Access, Search, Tile
 from mercer.backends.tvm.schedules.weights_ahead import Ahead, are_far, without_rest
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, substitute, walk
+from mercer.ir.index import Axis, Call, Expr, Read, Reduce, Reducer, reads, walk
 from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.types import DType, TensorType
@@ -105,25 +105,16 @@ def _split(nest: Nest, best: Tile) -> tuple[Nest, Tile]:
 
     Repacked operands then hold what a tile needs in one piece.
     """
-    axes: list[Axis] = []
-    parts: dict[str, IntExpr] = {}
-    names: dict[str, str] = {}
+    parts: dict[str, tuple[Axis, Axis]] = {}
     for axis in nest.axes:
         factor = best.factors.get(axis.name, 1)
         if factor == 1 or not axis.extent.is_constant or axis.extent.value % factor or axis.extent.value == factor:
-            axes.append(axis)
             continue
-        tiles, inside = (
-            Axis(f"{axis.name}.tile", axis.extent // factor),
-            Axis(f"{axis.name}.in", IntExpr.constant(factor)),
-        )
-        axes += [tiles, inside]
-        parts[axis.name] = IntExpr.var(tiles.name) * factor + IntExpr.var(inside.name)
-        names[axis.name] = inside.name
+        inside = Axis(f"{axis.name}.in", IntExpr.constant(factor))
+        parts[axis.name] = Axis(f"{axis.name}.tile", axis.extent // factor), inside
+    names = {name: inside.name for name, (_, inside) in parts.items()}
     factors = {names.get(name, name): factor for name, factor in best.factors.items()}
-    tile = replace(best, lane=names.get(best.lane, best.lane), factors=factors)
-    type = TensorType(nest.type.dtype, tuple(axis.extent for axis in axes))
-    return replace(nest, axes=tuple(axes), body=substitute(nest.body, parts), type=type), tile
+    return cut(nest, parts), replace(best, lane=names.get(best.lane, best.lane), factors=factors)
 
 
 def _schedule(

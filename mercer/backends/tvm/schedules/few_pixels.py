@@ -163,7 +163,7 @@ class _Unit:
             with T.serial(int64(0), int64(count)) as number:
                 line = first + int64(steps) + (int64(done) + number) * int64(steps // every)
                 soon = self._asking(line, every) if done < every else None
-                self._tile(vm.let(int64(start) + number * int64(rows)), rows, first, steps, soon)
+                self._tile(vm.let(int64(start) + number * int64(rows)), rows, first, steps, soon, every)
             done += count
 
     def _asking(self, line: TirExpr, every: int) -> Callable[[TirExpr], None]:
@@ -175,7 +175,13 @@ class _Unit:
         return ask
 
     def _tile(
-        self, pixel: TirExpr, rows: int, first: TirExpr, steps: int, soon: Callable[[TirExpr], None] | None
+        self,
+        pixel: TirExpr,
+        rows: int,
+        first: TirExpr,
+        steps: int,
+        soon: Callable[[TirExpr], None] | None,
+        every: int,
     ) -> None:
         best = self.best
         tile = Tile(rows, best.vectors, best.lanes)
@@ -189,7 +195,7 @@ class _Unit:
                         T.buffer_store(register, self.sums[blocks.at(place, best.lanes)], [vm.whole(best.lanes)])
         left = Matrix(self.data.buffer, vm.let(self.image + first * int64(best.pixels) + pixel), 1, best.pixels)
         right = Matrix(self.weights, vm.let(self.first_weight + first * int64(best.width)), best.lanes, best.width)
-        tile.multiply(sums, left, right, steps, soon, math.gcd(steps, EVERY))
+        tile.multiply(sums, left, right, steps, soon, every)
         for values, places in zip(tile.values(sums), waiting, strict=True):
             for value, place in zip(values, places, strict=True):
                 blocks.store(self.sums, place, value)

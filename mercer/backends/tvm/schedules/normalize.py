@@ -129,6 +129,16 @@ def merge(axes: Sequence[Axis], body: Expr) -> tuple[tuple[Axis, ...], Expr]:
     return tuple(merged), body
 
 
+def cut(nest: Nest, parts: Mapping[str, tuple[Axis, Axis]]) -> Nest:
+    """The nest with two axes, an outer and an inner one, in place of each so named one."""
+    axes = tuple(part for axis in nest.axes for part in parts.get(axis.name, (axis,)))
+    indices = {
+        n: IntExpr.var(outer.name) * inner.extent + IntExpr.var(inner.name) for n, (outer, inner) in parts.items()
+    }
+    type = TensorType(nest.type.dtype, tuple(axis.extent for axis in axes))
+    return replace(nest, axes=axes, body=substitute(nest.body, indices), type=type)
+
+
 def _merge_output(nest: Nest) -> Nest:
     axes, body = merge(nest.axes, nest.body)
     shape = tuple(axis.extent for axis in axes)

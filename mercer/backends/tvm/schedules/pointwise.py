@@ -14,12 +14,12 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm.analysis import bound, flatten, free, free_in_integer, is_computed, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, Units, most_pieces, operations
-from mercer.backends.tvm.schedules.normalize import all_axes, ranges_of
+from mercer.backends.tvm.schedules.normalize import all_axes, cut, ranges_of
 from mercer.backends.tvm.vector_math import OF_REGISTERS, TirExpr
-from mercer.ir.index import Axis, Call, Read, Reduce, Reducer, computed, reads, substitute, walk
+from mercer.ir.index import Axis, Call, Read, Reduce, Reducer, computed, reads, walk
 from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.nests import Nest
-from mercer.ir.types import DType, TensorType
+from mercer.ir.types import DType
 
 
 def plan(problem: Problem) -> Schedule | Refusal:
@@ -30,7 +30,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
     if refusal := _refuse(nest, lane):
         return refusal
     if (pieces := _pieces(problem, lane)) > 1:
-        return plan(replace(problem, nest=_cut(nest, lane, pieces)))
+        parts = Axis(f"{lane.name}.piece", IntExpr.constant(pieces)), replace(lane, extent=lane.extent // pieces)
+        return plan(replace(problem, nest=cut(nest, {lane.name: parts})))
     free_axes = _independent_of_positions(nest, lane)
     looped = [axis for axis in nest.axes if axis not in (lane, *free_axes)]
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
@@ -78,13 +79,6 @@ def _pieces(problem: Problem, lane: Axis) -> int:
     if len(nest.axes) > 1 or padded or not lane.extent.is_constant or lane.extent.value % width:
         return 1
     return most_pieces(lane.extent.value // width, operations(nest.body))
-
-
-def _cut(nest: Nest, lane: Axis, pieces: int) -> Nest:
-    piece, inside = Axis(f"{lane.name}.piece", IntExpr.constant(pieces)), Axis(lane.name, lane.extent // pieces)
-    index = IntExpr.var(piece.name) * inside.extent + IntExpr.var(inside.name)
-    type = TensorType(nest.type.dtype, (piece.extent, inside.extent))
-    return replace(nest, axes=(piece, inside), body=substitute(nest.body, {lane.name: index}), type=type)
 
 
 def _number(problem: Problem) -> Schedule | Refusal:
