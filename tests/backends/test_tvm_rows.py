@@ -88,6 +88,21 @@ def test_kernel_machine(rows: int | str, centers: int) -> None:
     assert ("128 of 1024 elements" in binary.compiled.steps[0].detail) == (centers == 1024)
 
 
+@pytest.mark.parametrize(("target", "lanes"), [("cpu:avx2", 8), ("cpu:avx512", 16)])
+def test_rows_of_chunks_leave_no_lane_idle(target: str, lanes: int) -> None:
+    """784 rows are 33 tiles of 24, which vectors of 8 fill and vectors of 16 do not."""
+    hidden = call("tanh", total(mul(read("v", "m", "k"), read("x", "n", "k")), k=20))
+    statements = [
+        nest("h", axes(n=784, m=768), hidden),
+        nest("y", axes(n=784, o=7), total(mul(read("w", "o", "m"), read("h", "n", "m")), m=768)),
+    ]
+    weights = {"v": normal(768, 20), "w": normal(7, 768)}
+    (step,) = build(program({"x": tensor(784, 20)}, weights, statements, "y"), target).compiled.steps
+    rows, rest = step.detail.split(" ", 1)
+    assert rest.startswith("rows at a time, rows in lanes, 128 of 768 elements")
+    assert int(rows) % lanes == 0
+
+
 @pytest.mark.parametrize("reducer", [Reducer.SUM, Reducer.MAX, Reducer.MIN, Reducer.PROD])
 def test_long_rows_are_reduced_in_chunks(reducer: Reducer) -> None:
     """Two results of one row that is never stored; the smaller rows before and after it are."""

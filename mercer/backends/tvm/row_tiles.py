@@ -92,7 +92,7 @@ def plan(
 ) -> RowTiles:
     narrow = any(map(has_pairs, group.members))
     parts = None if narrow else chunks(group, target.lanes)
-    heights = _heights(group, parts)
+    heights = _heights(group, parts, target.lanes)
     lanes = group.axes[-1].extent.is_constant and not narrow
     layouts = (True,) if parts is not None else (False, True) if lanes else (False,)
     choices = [_choice(height, across) for height in heights for across in layouts]
@@ -104,7 +104,7 @@ def plan(
     def version(rows: IntExpr, most: int, across: bool, parts: Chunks | None) -> _Tile:
         return _Tile(group, rows, most, across, parts, types, constants, target, choose)
 
-    few = height if parts is None else min(height, _heights(group, None)[0])
+    few = height if parts is None else min(height, _heights(group, None, target.lanes)[0])
     rest = None if known else version(IntExpr.dim(COUNT), few, False, None)
     if rest is None or parts is not None:
         if wanted is not None:
@@ -168,16 +168,19 @@ def _dims(type: TensorType) -> frozenset[str]:
     return frozenset(name for extent in type.shape for name in extent.dims())
 
 
-def _heights(group: Rows, parts: Chunks | None) -> list[int]:
+def _heights(group: Rows, parts: Chunks | None, lanes: int) -> list[int]:
     """Candidates for the rows of a tile; the first one is taken unless another is asked for."""
-    best, extent = _height(group, parts), group.axes[-1].extent
+    best, extent = _height(group, parts, lanes), group.axes[-1].extent
     most = CHUNKED if parts is not None else 4 * CACHE // _alive(group, None)
     others = [h for h in HEIGHTS if h != best and h <= most and not (extent.is_constant and h > extent.value)]
     return [best, *sorted(others, key=lambda h: abs(math.log(h / best)))[:OTHERS]]
 
 
-def _height(group: Rows, parts: Chunks | None) -> int:
-    """Rows of a tile: what the cache holds, a divisor of what there is if possible."""
+def _height(group: Rows, parts: Chunks | None, lanes: int) -> int:
+    """Rows of a tile: what the cache holds, a divisor of what there is if possible.
+
+    Rows of chunks lie in lanes of which none should be idle.
+    """
     extent = group.axes[-1].extent
     fits = [height for height in HEIGHTS if height * _alive(group, parts) <= CACHE] or [1]
     if parts is not None:
@@ -189,7 +192,8 @@ def _height(group: Rows, parts: Chunks | None) -> int:
     outer = size(math.prod((axis.extent for axis in group.axes[:-1]), start=ONE))
     most = max(1, min(extent.value, -(-extent.value * outer // TILES)))
     fits = [height for height in fits if height <= most] or [most]
-    return min(fits[:4], key=lambda height: -(-extent.value // height) * (height + 1))
+    lanes = lanes if parts is not None else 1
+    return min(fits[:4], key=lambda height: -(-extent.value // height) * (-(-height // lanes) * lanes + 1))
 
 
 def _alive(group: Rows, parts: Chunks | None) -> int:
