@@ -211,6 +211,31 @@ def test_pooling_reads_pad() -> None:
     check(nests, {"x": (-1, 4, 16, 16)})
 
 
+@pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize(("channels", "pixels"), [(16, 32), (21, 37), (5, 49), (4, 4)])
+def test_operands_that_lie_across_the_result_are_turned(channels: int, pixels: int, target: str) -> None:
+    """Alone, beside operands that lie along it, twice, beside a padded one, and as another element type."""
+    x, other = read("x", "n", "p", "c"), call("exp", mul(number(0.1), read("z", "n", "p", "c")))
+    straight, scale = read("r", "n", "c", "p"), read("s", "c")
+    before = read("r", "n", "c", index("p") - 1, pad=0.5)
+    bodies = {
+        "alone": mul(scale, call("sub", x, other)),
+        "beside": call("add", straight, mul(scale, x)),
+        "twice": call("sub", mul(x, straight), call("max", other, straight)),
+        "padded": mul(x, call("add", before, straight)),
+        "bytes": call("add", straight, call("cast", read("b", "n", "p", "c", dtype=DType.I8), dtype=DType.F32)),
+    }
+    inputs = {name: tensor("N", pixels, channels, dtype=DType.I8 if name == "b" else F32) for name in "xzb"}
+    inputs["r"] = tensor("N", channels, pixels)
+    statements = [nest(name, axes(n="N", c=channels, p=pixels), body, name) for name, body in bodies.items()]
+    binary = build(program(inputs, {"s": normal(channels)}, statements, *bodies), target)
+    assert binary.families == ["transpose"] * len(bodies)
+    for batch in BATCHES:
+        values = {name: np.round(9 * normal(batch, pixels, channels)) for name in "xzb"}
+        values["r"] = normal(batch, channels, pixels)
+        assert_agrees(binary, {name: value.astype(inputs[name].dtype.numpy) for name, value in values.items()})
+
+
 @pytest.mark.parametrize("shape", [("N", 21, 1), (21, "N", 1, 1), ("N", 1)])
 def test_vectors_lie_along_the_last_axis_that_has_elements(shape: tuple[int | str, ...]) -> None:
     names = [f"a{k}" for k in range(len(shape))]

@@ -1,4 +1,4 @@
-"""Elementwise nests whose operands lie across the result: blocks are read along the operands, turned in registers."""
+"""Elementwise nests some of whose operands lie across the result: squares are read along them, turned in registers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
-from mercer.backends.tvm.analysis import flatten, is_computed, stride
+from mercer.backends.tvm.analysis import flatten, free, is_computed, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, Units, operations
 from mercer.backends.tvm.schedules.normalize import position
-from mercer.backends.tvm.schedules.pointwise import along, interior
+from mercer.backends.tvm.schedules.pointwise import along, interior, is_exact
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis, Read, Reduce, reads, walk
+from mercer.ir.index import Axis, Expr, Read, Reduce, children, reads, walk
 from mercer.ir.integers import IntExpr
 from mercer.ir.types import DType
 
@@ -25,7 +25,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
     if len(nest.axes) < 2 or nest.type.dtype is not DType.F32:
         return Refusal("transpose", "not a real tensor of two axes")
     across = _across(problem)
-    if across is None:
+    parts = _parts(problem, across) if across is not None else []
+    if across is None or not parts:
         return Refusal("transpose", "operands lie along the last axis")
     last, others = nest.axes[-1], tuple(axis for axis in nest.axes[:-1] if axis != across)
     block = lanes
@@ -48,19 +49,21 @@ def plan(problem: Problem) -> Schedule | Refusal:
 
     def square(scope: Scope, start: TirExpr) -> None:
         at = replace(scope.inside([last], [start]), offsets={})
-        rows = [vm.broadcast(at.at({last.name: k}).value(nest.body), block) for k in range(block)]
-        columns = turned(rows)
+        lines = [at.at({last.name: k}) for k in range(block)]
+        columns = [turned([vm.broadcast(line.value(part), block) for line in lines]) for part in parts]
         first = scope.indices[across.name]
-        for k, column in enumerate(columns):
+        for k in range(block):
             line = replace(at, lane="", width=1).inside([across], [first + int64(k)])
             line = line.vector(last.name, start, block, (IntExpr.constant(0), last.extent - 1))
-            line.store(line.tensors[nest.target], place, column)
+            line.done.update({line.key(p, free(p)): column[k] for p, column in zip(parts, columns, strict=True)})
+            line.store(line.tensors[nest.target], place, line.value(nest.body))
 
     def emit(scope: Scope, at: TirExpr) -> None:
         units.run(scope, at, lambda inside: along(inside, across, block, edges, piece))
 
     detail = f"blocks of {block} {across.name} x {block} {last.name}"
-    return Schedule("transpose", detail, nest, units.count, units.cost, emit)
+    once = is_exact(across, block, edges) and last.extent.value % block == 0
+    return Schedule("transpose", detail, nest, units.count, units.cost, emit, once=once)
 
 
 def turned(rows: Sequence[TirExpr]) -> list[TirExpr]:
@@ -82,20 +85,46 @@ def _shuffled(vectors: Sequence[TirExpr], order: Sequence[int]) -> TirExpr:
 
 
 def _across(problem: Problem) -> Axis | None:
-    """The axis along which the operands lie, when more of them do than along the last one."""
+    """The axis along which most of the operands lie that do not lie along the last one."""
     nest = problem.nest
     if any(isinstance(e, Reduce) or (isinstance(e, Read) and _is_awkward(e)) for e in walk(nest.body)):
         return None
-    strides = [position(read, problem.types[read.tensor]) for read in dict.fromkeys(reads(nest.body))]
+    found = list(dict.fromkeys(reads(nest.body)))
 
-    def awkward(axis: Axis) -> int:
-        return sum(stride(place, axis.name) not in (0, 1) for place in strides)
+    def lying(axis: Axis) -> int:
+        return sum(_lies(read, axis, problem) and not _suits(read, nest.axes[-1], problem) for read in found)
 
     candidates = [axis for axis in nest.axes if axis.extent.is_constant and axis.extent.value >= 4]
     if nest.axes[-1] not in candidates:
         return None
-    best = min(reversed(candidates), key=awkward)
-    return best if best != nest.axes[-1] and awkward(best) < awkward(nest.axes[-1]) else None
+    best = max(reversed(candidates), key=lying)
+    return best if lying(best) else None
+
+
+def _parts(problem: Problem, across: Axis) -> list[Expr]:
+    """The largest expressions that are better computed along `across`; none unless all are real."""
+    last, parts = problem.nest.axes[-1], dict[Expr, None]()
+
+    def visit(e: Expr) -> None:
+        found = list(reads(e))
+        if not any(_lies(read, across, problem) and not _suits(read, last, problem) for read in found):
+            return
+        if all(_suits(read, across, problem) for read in found):
+            parts[e] = None
+        for child in children(e) if e not in parts else ():
+            visit(child)
+
+    visit(problem.nest.body)
+    return list(parts) if all(e.dtype is DType.F32 for e in parts) else []
+
+
+def _suits(read: Read, axis: Axis, problem: Problem) -> bool:
+    """Whether neighbours along the axis are neighbours in memory, or the same element."""
+    return stride(position(read, problem.types[read.tensor]), axis.name) in (0, 1)
+
+
+def _lies(read: Read, axis: Axis, problem: Problem) -> bool:
+    return stride(position(read, problem.types[read.tensor]), axis.name) == 1
 
 
 def _is_awkward(read: Read) -> bool:
