@@ -159,6 +159,16 @@ def test_sums_over_the_rows_of_two_matrices_go_block_by_block(target: str, reduc
     assert "128 of 512 l at a time" in binary.compiled.steps[0].detail
 
 
+def test_what_two_tiles_read_across_memory_is_copied_into_panels() -> None:
+    """Of 8 x 2 tiles with AVX-512: each row of the first operand is read by 2, of the second by 8."""
+    product = total(mul(read("a", "l", "g", "i"), read("b", "l", "g", "j")), l=512)
+    inputs = {"a": tensor(512, 8, 64), "b": tensor(512, 8, 64)}
+    nests = program(inputs, {}, [nest("y", axes(g=8, i=64, j=64), product)], "y")
+    check(nests, {"a": (512, 8, 64), "b": (512, 8, 64)})
+    for target in ("cpu:avx2", "cpu:avx512"):
+        assert "128 of 512 l at a time, 2 operands in panels" in build(nests, target).compiled.steps[0].detail
+
+
 @pytest.mark.parametrize("reducer", [Reducer.SUM, Reducer.PROD, Reducer.MAX, Reducer.MIN])
 @pytest.mark.parametrize("length", [8, 15, 31, 100])
 def test_reduction_along_memory(reducer: Reducer, length: int) -> None:

@@ -27,7 +27,7 @@ STEP = "panel.step"
 DISTANCE = 16
 """Steps after which what is asked for is copied."""
 
-REUSE = 4
+REUSE = 2
 """Tiles that read an operand, from which on it is copied."""
 
 
