@@ -103,6 +103,16 @@ def test_rows_of_chunks_leave_no_lane_idle(target: str, lanes: int) -> None:
     assert int(rows) % lanes == 0
 
 
+@pytest.mark.parametrize(("hidden", "outputs", "whole"), [(768, 127, False), (768, 128, True), (1152, 128, False)])
+def test_rows_are_stored_whole_where_sums_of_chunks_are_as_long_as_chunks(
+    hidden: int, outputs: int, whole: bool
+) -> None:
+    nests = layers(400, 20, hidden, outputs)
+    binary = check(nests, {"x": (400, 20)})
+    assert binary.families == ["rows"]
+    assert ("elements at a time" not in binary.compiled.steps[0].detail) == whole
+
+
 @pytest.mark.parametrize("reducer", [Reducer.SUM, Reducer.MAX, Reducer.MIN, Reducer.PROD])
 def test_long_rows_are_reduced_in_chunks(reducer: Reducer) -> None:
     """Two results of one row that is never stored; the smaller rows before and after it are."""

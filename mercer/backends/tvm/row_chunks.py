@@ -6,6 +6,7 @@ the sums before those of the next m are looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +17,9 @@ from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest
 from mercer.ir.types import DType
 
-SHORTEST = 512
-"""Elements of a row below which it is stored."""
+SHORTEST, LONGEST = 512, 1024
+"""Elements of a row below which it is stored; and up to which, where sums of a chunk are as long as the chunk: they are
+written and read once for every chunk, as the row would be once for all."""
 
 CHUNK = 128
 """Elements of a chunk at most."""
@@ -46,8 +48,14 @@ def chunks(group: Rows, lanes: int) -> Chunks | None:
         size = next((s for s in range(CHUNK, 0, -lanes) if extent % s == 0), None)
         makers = _makers(group, extent) if size is not None else ()
         if size is not None and makers:
-            return Chunks(makers, tuple(_readers(group, makers)), extent, size)
+            readers = _readers(group, makers)
+            if extent > LONGEST or sum(_elements(nest, group) for nest in readers.values()) < size:
+                return Chunks(makers, tuple(readers), extent, size)
     return None
+
+
+def _elements(nest: Nest, group: Rows) -> int:
+    return math.prod(extent.value for extent in nest.type.shape[group.rank :])
 
 
 def _length(nest: Nest, group: Rows) -> int:
