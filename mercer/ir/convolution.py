@@ -29,6 +29,12 @@ class Window:
         """Whether every output reads the one input at its own place."""
         return self.size == 1 and self.stride == 1 and self.pad == 0 and self.inputs == self.outputs
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether no output reads beyond the inputs."""
+        last = (self.outputs - 1) * self.stride - self.pad + (self.size - 1) * self.dilation
+        return self.pad <= 0 and last < self.inputs
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -137,7 +143,7 @@ def _recognize(nest: Nest, types: Mapping[str, TensorType], constants: Collectio
     names: list[str | None] = [channel.name, inner]
     for index, axis, size in zip(data.indices[2:], nest.axes[2:], type.shape[2:], strict=True):
         window, name = _window(index, axis, size.value, extents)
-        _require(data.pad is not None or _inside(window), "a read outside of the input")
+        _require(data.pad is not None or window.is_inside, "a read outside of the input")
         windows.append(window)
         names.append(name)
     _require({n for n, k in extents.items() if k > 1} <= set(names[1:]), "another reduction axis")
@@ -202,11 +208,6 @@ def _window(index: IntExpr, axis: Axis, size: int, extents: Mapping[str, int]) -
         if extents[name] > 1:
             return Window(extents[name], stride, dilation, -rest.value, size, axis.extent.value), name
     return Window(1, stride, 1, -rest.value, size, axis.extent.value), None
-
-
-def _inside(window: Window) -> bool:
-    last = (window.outputs - 1) * window.stride - window.pad + (window.size - 1) * window.dilation
-    return window.pad <= 0 and last < window.inputs
 
 
 def _order(weight: Read, names: list[str | None], type: TensorType, sizes: list[int]) -> tuple[int | None, ...]:

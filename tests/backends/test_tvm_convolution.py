@@ -90,17 +90,23 @@ CASES = [
     Case(600, 64, 12, 11, kernel=(1, 1), pad=0, residual=True),
     Case(70, 48, 9, 11, kernel=(1, 1), pad=0, residual=True),
     Case(3, 20, 90, 92, stride=2, residual=True),
+    Case(33, 40, 13, 9, stride=2, residual=True),
+    Case(50, 64, 14, 14, kernel=(2, 2), stride=2, pad=0),
+    Case(7, 17, 27, 27, stride=2, residual=True),
+    Case(9, 20, 13, 13, pad=2, dilation=2),
+    Case(120, 17, 14, 14, kernel=(1, 1), stride=2, pad=0, residual=True),
+    Case(11, 30, 20, 23, kernel=(4, 3), stride=3),
 ]
 
 
 @pytest.mark.parametrize("target", ["cpu", "cpu:generic"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_direct(case: Case, target: str) -> None:
-    """Pixels that do not fill a vector are left to contractions, with a copy of what has padding."""
+    """Pixels that do not fill a vector are left to contractions."""
     nests = case.nests()
     binary = build(nests, target)
-    few = ["pointwise", "contraction"] if case.pad else ["contraction"]
-    assert binary.families == (["convolution"] if math.prod(case.extents()) >= parse(target).lanes else few)
+    few = math.prod(case.extents()) < parse(target).lanes
+    assert binary.families[-1] == ("contraction" if few else "convolution")
     for batch in (0, 1, 3):
         inputs = {"x": normal(batch, case.groups * case.channels, case.height, case.width)}
         if case.residual:
@@ -126,23 +132,28 @@ def test_results_that_come_from_memory_are_asked_for() -> None:
 
 
 def test_vectors_along_channels_where_pixels_are_few() -> None:
-    """Not where pixels fill vectors, nor where channels do not."""
+    """Not where pixels fill vectors, nor where channels do not; of windows, not where their rows fill no tile."""
 
-    def detail(case: Case) -> str:
-        return build(case.nests(), "cpu:avx2").compiled.steps[0].detail
+    def detail(case: Case, target: str = "cpu:avx2") -> str:
+        return build(case.nests(), target).compiled.steps[-1].detail
 
     point = Case(200, 40, 7, 7, kernel=(1, 1), pad=0)
     assert detail(point).startswith("vectors along channels, 6 pixels x 16 channels, 68 terms")
-    for other in (replace(point, height=8, width=8), replace(point, outputs=12), replace(point, height=14, width=14)):
+    for other in (replace(point, height=8, width=8), replace(point, outputs=12), replace(point, height=14, width=15)):
         assert detail(other).startswith("columns, 6 channels x 16 pixels, 200 terms")
+    window = Case(200, 40, 14, 14, stride=2)
+    assert detail(window, "cpu:avx512").startswith("vectors along channels, 14 pixels x 16 channels, 90 terms")
+    for other in (replace(window, stride=1, width=15), replace(window, kernel=(1, 17), pad=8)):
+        assert detail(other, "cpu:avx512").startswith("direct")
+    assert detail(window).startswith("direct")
 
 
 def test_columns_where_their_weights_stay_in_cache_and_outputs_are_not_many() -> None:
     def detail(case: Case) -> str:
         return build(case.nests(), "cpu:avx2").compiled.steps[0].detail
 
-    point = Case(600, 24, 14, 14, kernel=(1, 1), pad=0)
-    assert detail(point).startswith("columns, 6 channels x 16 pixels, 200 terms, 2 parts")  # 13 columns
+    point = Case(600, 24, 14, 15, kernel=(1, 1), pad=0)
+    assert detail(point).startswith("columns, 6 channels x 16 pixels, 200 terms, 2 parts")  # 14 columns
     assert "parts" not in detail(replace(point, height=28))
     for other in (replace(point, outputs=200), replace(point, channels=5), replace(point, stride=2)):
         assert detail(other).startswith("direct")
@@ -203,7 +214,7 @@ def test_avx512_compiles(algorithm: str) -> None:
 
 
 def test_columns_compile_for_avx512() -> None:
-    case = Case(300, 32, 14, 14, kernel=(1, 1), pad=0, residual=True)
+    case = Case(300, 32, 14, 15, kernel=(1, 1), pad=0, residual=True)
     compiled = compile_nests(case.nests(), parse("cpu:avx512"))
     assert compiled.steps[0].detail.startswith("columns, 12 channels x 32 pixels, 150 terms")
 

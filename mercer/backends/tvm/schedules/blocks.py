@@ -105,15 +105,17 @@ def transpose(rows: Sequence[TirExpr]) -> list[TirExpr]:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Elements of a buffer: (i, k) lies at `start + i*row + k*column`. In a buffer of i16 they are words."""
+    """Elements of a buffer: (i, k) lies at `start + i*row + k*column`, or row[i] from `start`. In a buffer of i16 they
+    are words."""
 
     buffer: Any
     start: TirExpr
-    row: int
+    row: int | tuple[int, ...]
     column: int
 
     def place(self, i: int, k: TirExpr) -> TirExpr:
-        return self.start + k * int64(self.column) + int64(i * self.row)
+        row = i * self.row if isinstance(self.row, int) else self.row[i]
+        return self.start + k * int64(self.column) + int64(row)
 
     def element(self, i: int, k: TirExpr) -> TirExpr:
         place = self.place(i, k)
@@ -163,19 +165,20 @@ class Tile:
             with T.serial(int64(0), int64(steps // unrolled)) as group:
                 for number in range(unrolled):
                     now = soon if number % every == 0 else None
-                    self._step(sums, left, right, vm.let(group * int64(unrolled) + int64(number)), now)
+                    self.step(sums, left, right, vm.let(group * int64(unrolled) + int64(number)), now)
             return
         with T.serial(int64(0), steps) as k:
-            self._step(sums, left, right, k, soon)
+            self.step(sums, left, right, k, soon)
 
-    def _step(
+    def step(
         self,
         sums: list[list[Any]],
         left: Matrix,
         right: Matrix | Callable[[TirExpr], list[TirExpr]],
         k: TirExpr,
-        soon: Callable[[TirExpr], None] | None,
+        soon: Callable[[TirExpr], None] | None = None,
     ) -> None:
+        """The products of one k."""
         whole = vm.whole(self.width)
         if isinstance(right, Matrix):
             vectors = [load(right.buffer, right.place(v, k), self.width) for v in range(self.vectors)]

@@ -1,16 +1,18 @@
-"""Convolutions by windows of 1 x 1 on few pixels, with vectors along the output channels.
+"""Convolutions with few pixels, with vectors along the output channels.
 
 Vectors along the pixels of a small image, such as one of 7 x 7, would compute many pixels twice, and all weights would
-be read again for every tile of pixels. Here a unit of work is two vectors of output channels: their weights, packed at
-compile time, pass all pixels, a block of input channels at a time. The image is read where it lies. Sums wait as
-[pixel, channel] and are turned in registers before the rest of the nest.
+be read again for every tile of pixels. Here a unit of work is 16 output channels: their weights, packed at compile
+time, pass all pixels, a block of terms at a time. The image is read where it lies, or padded; tiles of pixels are whole
+rows where windows are not 1 x 1, so that they lie alike. Sums wait as [pixel, channel] and are turned in registers
+before the rest of the nest.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,25 +22,32 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
-from mercer.backends.tvm.schedules import blocks
+from mercer.backends.tvm.schedules import blocks, operands
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer
 from mercer.backends.tvm.schedules.epilogue import Epilogue
 from mercer.backends.tvm.schedules.weight_tiles import ordered_weights, renamed, tiles_of
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.convolution import Convolution
+from mercer.ir.convolution import Convolution, Window
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr
+from mercer.ir.nests import Nest
 from mercer.ir.types import Array, Data, DType, TensorType
 
 SUMS = "(pixel sums)"
 
-MOST = 128
+MOST = 200
 """Pixels above which vectors along them compute few of them twice."""
 
+ROW = 14
+"""Pixels of a tile at most where there are 32 registers; a row of windows is not longer."""
+
+TAPS = 16
+"""Pixels of a window at most: its terms are written out."""
+
 STEPS = 96
-"""Input channels of a block at most: their weights and pixels stay in the first-level cache."""
+"""Terms of a block at most: their weights and pixels stay in the first-level cache."""
 
 EVERY = 4
 """Steps between two lines of weights that a tile asks for: all of them at once would wait for each other."""
@@ -53,7 +62,8 @@ CHANNELS = 16
 
 @dataclass(frozen=True)
 class FewPixels:
-    """Units of `vectors` vectors of output channels, which may overlap; tiles of `height` pixels."""
+    """Units of `vectors` vectors of output channels, which may overlap; tiles of `height` pixels. Padding is a part of
+    the data."""
 
     convolution: Convolution
     lanes: int
@@ -65,6 +75,10 @@ class FewPixels:
         return self.convolution.pixels
 
     @property
+    def taps(self) -> int:
+        return self.convolution.taps
+
+    @property
     def width(self) -> int:
         """Output channels of a unit."""
         return self.vectors * self.lanes
@@ -74,39 +88,105 @@ class FewPixels:
         return -(-self.convolution.outputs // self.width)
 
     @property
-    def steps(self) -> int:
+    def channels(self) -> int:
         """Input channels of a block; all blocks but the last one have so many."""
-        count = -(-self.convolution.channels // STEPS)
-        return -(-self.convolution.channels // (count * EVERY)) * EVERY
+        total, unroll = self.convolution.channels, EVERY if self.taps == 1 else 1
+        count = -(-total // (STEPS // self.taps))
+        return -(-total // (count * unroll)) * unroll
 
     @property
     def cycles(self) -> float:
         """Of a unit."""
         tiles = sum(count * (max(rows * self.vectors / 2, 4.0) + 0.5) for _, count, rows in self.tiles())
-        return self.convolution.channels * tiles + self.pixels * self.width / 2
+        return self.convolution.channels * self.taps * tiles + self.pixels * self.width / 2
 
     @property
     def workspace(self) -> Operand:
         return blocks.workspace(SUMS, self.pixels * self.width)
 
     def tiles(self) -> list[tuple[int, int, int]]:
-        return tiles_of(self.pixels, self.height)
+        """(first pixel, tiles, pixels of a tile)"""
+        if self.is_point:
+            return tiles_of(self.pixels, self.height)
+        length = self.length
+        rows = tiles_of(self.pixels // length, self.height // length)
+        return [(first * length, count, height * length) for first, count, height in rows]
+
+    # --- places in a channel of the data ------------------------------------------------------------------------------
+
+    @property
+    def is_point(self) -> bool:
+        return all(window.is_point for window in self.convolution.windows)
+
+    @property
+    def plane(self) -> int:
+        """Elements of a channel."""
+        return math.prod(window.inputs for window in self.convolution.windows)
+
+    @property
+    def length(self) -> int:
+        """Pixels of a row of the result."""
+        return self.convolution.windows[-1].outputs
+
+    @property
+    def steps(self) -> list[int]:
+        """From a pixel to the next one, along every spatial axis."""
+        windows = self.convolution.windows
+        return [math.prod(w.inputs for w in windows[at + 1 :]) for at in range(len(windows))]
+
+    @property
+    def origin(self) -> int:
+        """Of the first window."""
+        return sum(-window.pad * step for window, step in zip(self.convolution.windows, self.steps, strict=True))
+
+    @property
+    def offsets(self) -> list[int]:
+        """Of the terms of a window."""
+        ranges = [range(0, w.size * w.dilation * s, w.dilation * s) for w, s in self._windows()]
+        return [sum(place) for place in itertools.product(*ranges)]
+
+    def rows(self, count: int) -> int | tuple[int, ...]:
+        """Of the windows of a tile."""
+        if self.is_point:
+            return 1
+        (down, line), (along, step) = self._windows()
+        places = (divmod(pixel, self.length) for pixel in range(count))
+        return tuple(row * down.stride * line + column * along.stride * step for row, column in places)
+
+    def start(self, pixel: int) -> int:
+        """Of the windows of a tile that begins there."""
+        if self.is_point:
+            return pixel
+        down, line = self._windows()[0]
+        return pixel // self.length * down.stride * line
+
+    def _windows(self) -> list[tuple[Window, int]]:
+        return list(zip(self.convolution.windows, self.steps, strict=True))
 
     def __str__(self) -> str:
-        return f"vectors along channels, {self.height} pixels x {self.width} channels, {self.steps} terms"
+        terms = self.channels * self.taps
+        return f"vectors along channels, {self.height} pixels x {self.width} channels, {terms} terms"
 
 
 def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
-    target = problem.target
+    target, points = problem.target, all(window.is_point for window in convolution.windows)
     if convolution.reduce.dtype is not DType.F32:
         return Refusal("convolution", "no sum of f32")
-    if not all(window.is_point for window in convolution.windows) or convolution.groups > 1:
-        return Refusal("convolution", "windows or groups")
+    if convolution.groups > 1:
+        return Refusal("convolution", "groups")
     if not target.lanes <= convolution.pixels <= MOST or convolution.pixels % (2 * target.lanes) == 0:
         return Refusal("convolution", f"vectors along {convolution.pixels} pixels leave little rest")
     if target.lanes < 8 or convolution.outputs < CHANNELS:
         return Refusal("convolution", f"{convolution.outputs} channels are too few for vectors")
-    best = FewPixels(convolution, target.lanes, CHANNELS // target.lanes, 6 if target.registers < 32 else 12)
+    height = 6 if target.registers < 32 else ROW
+    copies: tuple[Nest, ...] = ()
+    if not points:
+        length = convolution.windows[-1].outputs
+        if target.registers < 32 or len(convolution.windows) != 2 or convolution.taps > TAPS or length > ROW:
+            return Refusal("convolution", "windows whose rows fill no tile")
+        height = ROW // length * length
+        convolution, copies = _padded(convolution, problem)
+    best = FewPixels(convolution, target.lanes, CHANNELS // target.lanes, height)
     packed = _packed(best, problem)
     axes = (Axis("conv.outputs", IntExpr.constant(best.units)), convolution.batch)  # images share a piece of weights
     count = math.prod((axis.extent for axis in axes), start=IntExpr.constant(1))
@@ -116,13 +196,25 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
 
     nest = renamed(convolution, packed.name)
     cost = CYCLE * best.cycles
-    return Schedule("convolution", str(best), nest, count, cost, emit, (), (packed,), (best.workspace,))
+    return Schedule("convolution", str(best), nest, count, cost, emit, copies, (packed,), (best.workspace,))
+
+
+def _padded(convolution: Convolution, problem: Problem) -> tuple[Convolution, tuple[Nest, ...]]:
+    """The same of data that has its padding, and the copy to make before."""
+    if all(window.is_inside for window in convolution.windows):
+        return convolution, ()
+    problem, (copy,) = operands.padded(problem)
+    sizes = [extent.value for extent in copy.type.shape[2:]]
+    before = [max(window.pad, 0) for window in convolution.windows]
+    places = zip(convolution.windows, sizes, before, strict=True)
+    windows = tuple(replace(window, inputs=size, pad=window.pad - most) for window, size, most in places)
+    return replace(convolution, nest=problem.nest, data=copy.target, windows=windows), (copy,)
 
 
 def _packed(best: FewPixels, problem: Problem) -> Constant:
-    """Unit by unit, [input channel, output channel of the unit]."""
+    """Unit by unit, [term, output channel of the unit]."""
     convolution = best.convolution
-    flat = ordered_weights(convolution, problem).reshape(convolution.outputs, convolution.channels)
+    flat = ordered_weights(convolution, problem).reshape(convolution.outputs, -1)
     starts = [min(k * best.width, convolution.outputs - best.width) for k in range(best.units)]
     parts: list[Array] = [flat[start : start + best.width].T.reshape(-1) for start in starts]
     packed = np.ascontiguousarray(np.concatenate(parts))
@@ -141,29 +233,31 @@ class _Unit:
         self.batch = scope.indices[convolution.batch.name]
         unit = scope.indices["conv.outputs"]
         self.channel = vm.let(T.min(unit * int64(best.width), int64(convolution.outputs - best.width)))
-        self.first_weight = vm.let(unit * int64(best.width * convolution.channels))
+        self.first_weight = vm.let(unit * int64(best.width * convolution.channels * best.taps))
         total = self.data.type.shape[1].value
-        self.image = vm.let((self.batch * int64(total) + int64(convolution.first)) * int64(best.pixels))
+        image = (self.batch * int64(total) + int64(convolution.first)) * int64(best.plane)
+        self.image = vm.let(image + int64(best.origin))
 
     def emit(self) -> None:
         best = self.best
-        whole, rest = divmod(best.convolution.channels, best.steps)
+        whole, rest = divmod(best.convolution.channels, best.channels)
         with T.serial(int64(0), int64(whole)) as block:
-            self._block(vm.let(block * int64(best.steps)), best.steps)
+            self._block(vm.let(block * int64(best.channels)), best.channels)
         if rest:
-            self._block(int64(whole * best.steps), rest)
+            self._block(int64(whole * best.channels), rest)
         self._finish()
 
-    def _block(self, first: TirExpr, steps: int) -> None:
+    def _block(self, first: TirExpr, channels: int) -> None:
         """The first tiles ask for the weights of the next block, a share of them each."""
-        every = math.gcd(steps, EVERY)
+        steps = channels * self.best.taps
+        every = max(n for n in range(1, EVERY + 1) if (channels if self.best.taps == 1 else self.best.taps) % n == 0)
         (_, whole, height), *rest = self.best.tiles()
         asking, done = min(whole, every), 0
         for start, count, rows in [(0, asking, height), (asking * height, whole - asking, height), *rest]:
             with T.serial(int64(0), int64(count)) as number:
-                line = first + int64(steps) + (int64(done) + number) * int64(steps // every)
+                line = first * int64(self.best.taps) + int64(steps) + (int64(done) + number) * int64(steps // every)
                 soon = self._asking(line, every) if done < every else None
-                self._tile(vm.let(int64(start) + number * int64(rows)), rows, first, steps, soon, every)
+                self._tile(start, number, rows, first, channels, soon, every)
             done += count
 
     def _asking(self, line: TirExpr, every: int) -> Callable[[TirExpr], None]:
@@ -176,16 +270,18 @@ class _Unit:
 
     def _tile(
         self,
-        pixel: TirExpr,
+        begin: int,
+        number: TirExpr,
         rows: int,
         first: TirExpr,
-        steps: int,
+        channels: int,
         soon: Callable[[TirExpr], None] | None,
         every: int,
     ) -> None:
+        """A block of channels for the tile of so many, of those that begin at a pixel."""
         best = self.best
         tile = Tile(rows, best.vectors, best.lanes)
-        start = vm.let(pixel * int64(best.width))
+        start = vm.let((int64(begin) + number * int64(rows)) * int64(best.width))
         waiting = [[start + int64(i * best.width + v * best.lanes) for v in range(best.vectors)] for i in range(rows)]
         sums: list[list[Any]] = tile.start()
         with T.If(first > int64(0)):
@@ -193,12 +289,39 @@ class _Unit:
                 for line, places in zip(sums, waiting, strict=True):
                     for register, place in zip(line, places, strict=True):
                         T.buffer_store(register, self.sums[blocks.at(place, best.lanes)], [vm.whole(best.lanes)])
-        left = Matrix(self.data.buffer, vm.let(self.image + first * int64(best.pixels) + pixel), 1, best.pixels)
-        right = Matrix(self.weights, vm.let(self.first_weight + first * int64(best.width)), best.lanes, best.width)
-        tile.multiply(sums, left, right, steps, soon, every)
+        pixel = int64(best.start(begin)) + number * int64(best.start(rows))
+        left = Matrix(
+            self.data.buffer, vm.let(self.image + first * int64(best.plane) + pixel), best.rows(rows), best.plane
+        )
+        weights = vm.let(self.first_weight + first * int64(best.taps * best.width))
+        right = Matrix(self.weights, weights, best.lanes, best.width)
+        if best.taps == 1:
+            tile.multiply(sums, left, right, channels, soon, every)
+        else:
+            self._windows(tile, sums, left, right, channels, soon, every)
         for values, places in zip(tile.values(sums), waiting, strict=True):
             for value, place in zip(values, places, strict=True):
                 blocks.store(self.sums, place, value)
+
+    def _windows(
+        self,
+        tile: Tile,
+        sums: list[list[Any]],
+        left: Matrix,
+        right: Matrix,
+        channels: int,
+        soon: Callable[[TirExpr], None] | None,
+        every: int,
+    ) -> None:
+        """All terms of a window of one channel, then those of the next."""
+        taps, width = self.best.taps, self.best.width
+        with T.serial(int64(0), int64(channels)) as channel:
+            for tap, offset in enumerate(self.best.offsets):
+                data = replace(left, start=left.start + int64(offset))
+                weights = replace(right, start=right.start + int64(tap * width), column=taps * width)
+                tile.step(sums, data, weights, channel)
+                if soon is not None and tap % every == 0:
+                    soon(channel * int64(taps) + int64(tap))
 
     def _finish(self) -> None:
         """Squares of pixels x channels, turned; the last one along the pixels may overlap the one before."""
