@@ -21,7 +21,7 @@ from mercer.commands import tune as command
 
 NET = """\
 model Net(x: f32[4, 16, 12, 12]) -> f32[4, 10] {
-  h = x |> Conv2d(24, 3, stride = 2, pad = 1) |> relu
+  h = x |> Conv2d(24, 5, stride = 2, pad = 2) |> relu
   return h |> flatten |> Linear(10)
 }
 """

@@ -12,6 +12,9 @@ from mercer.ir.nests import Nest
 from mercer.ir.packed import SIGN, packed_factors
 from mercer.ir.types import DType, TensorType
 
+FEW_PIXELS = 200
+"""Of an image whose vectors lie along the channels: those along so few pixels would compute many of them twice."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -32,8 +35,12 @@ class Window:
     @property
     def is_inside(self) -> bool:
         """Whether no output reads beyond the inputs."""
-        last = (self.outputs - 1) * self.stride - self.pad + (self.size - 1) * self.dilation
-        return self.pad <= 0 and last < self.inputs
+        return self.pad <= 0 and self.last < self.inputs
+
+    @property
+    def last(self) -> int:
+        """The last of the inputs that is read, or the place beyond them."""
+        return (self.outputs - 1) * self.stride - self.pad + (self.size - 1) * self.dilation
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mercer.ir.convolution import Convolution, is_integer, recognize
+from mercer.ir.convolution import FEW_PIXELS, Convolution, is_integer, recognize
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType, TensorType
 from mercer.passes.cost import extent, statement_cost
@@ -151,8 +151,8 @@ def _time(convolution: Convolution, m: int) -> float:
         tiles, places = _tiles(convolution, m), (m + 2) ** 2
         products = -(-tiles // 4) * 4 * places * pairs
         transforms = 1.5 * tiles * (convolution.channels + convolution.outputs) / LANES * _transforms(m)
-    if convolution.dtype is DType.I8:
-        products, pairs = products * 3 // 10, pairs / 4
+    if convolution.dtype is DType.I8:  # vectors along channels compute nothing twice
+        products, pairs = products * (5 if convolution.pixels <= FEW_PIXELS else 6) // 20, pairs / 4
     elif convolution.is_integer:  # two of them in 1.25 times the time
         products, pairs = products * 5 // 8, pairs / 2
     computed, arriving = products / (2 * LANES), max(0, 4 * places * pairs - CACHE) / ARRIVING

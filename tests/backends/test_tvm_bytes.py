@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,11 @@ def test_matrix_products(rows: int, inputs: int, outputs: int, zero: int, rest: 
     assert rewrites(mercer.parse_text(text), weights, codes(rows, inputs), "cpu") == "products_of_bytes"
 
 
+FEW = [
+    Case(258, 33, 14, 14, kernel=(1, 1), pad=0),
+    Case(31, 20, 13, 13, stride=2),
+    Case(33, 16, 9, 9, pad=2, dilation=2, batch="3"),
+]
 CASES = [
     Case(3, 8, 12, 13),
     Case(3, 20, 31, 30, kernel=(7, 7), stride=2, pad=3),
@@ -34,6 +41,7 @@ CASES = [
     Case(16, 24, 15, 15, pad=2, dilation=2),
     Case(15, 12, 9, 7, groups=3),
     Case(600, 10, 4, 4),
+    *FEW,
 ]
 
 
@@ -42,6 +50,18 @@ CASES = [
 @pytest.mark.parametrize("zero", [0, -128, 127, 5])
 def test_convolutions(case: Case, zero: int, rest: str) -> None:
     assert case.rewrites(zero, rest, "cpu") == "products_of_bytes"
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_vectors_along_channels_where_pixels_are_few(case: Case) -> None:
+    """Of words that are made before."""
+    assert "vectors along channels, " in details(case)
+    assert "vectors along channels, " not in details(replace(case, channels=9))
+
+
+def details(case: Case) -> str:
+    artifact = mercer.compile(mercer.parse_text(case.text(5, "y"))).artifact
+    return "; ".join(step["detail"] for step in artifact.manifest.entry["steps"])
 
 
 def test_sums_of_one_nest_lack_different_numbers() -> None:

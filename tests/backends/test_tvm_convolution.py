@@ -12,7 +12,7 @@ import torch
 from mercer.backends.tvm.build import compile_nests
 from mercer.backends.tvm.target import parse
 from mercer.ir.convolution import recognize
-from mercer.ir.index import Expr, call
+from mercer.ir.index import Expr, Read, call, transform
 from mercer.ir.nests import Nest, Nests
 from tests.backends.tvm_programs import axes, build, index, mul, nest, normal, number, program, read, tensor, total
 
@@ -146,6 +146,24 @@ def test_vectors_along_channels_where_pixels_are_few() -> None:
     for other in (replace(window, stride=1, width=15), replace(window, kernel=(1, 17), pad=8)):
         assert detail(other, "cpu:avx512").startswith("direct")
     assert detail(window).startswith("direct")
+
+
+def test_convolutions_of_one_image_share_its_padded_copy() -> None:
+    case = Case(9, 20, 14, 13, stride=2)
+    nests, others = case.nests(), replace(case, outputs=33).nests()
+    names = {"y": "z", "w": "v", "b": "a"}
+    weights = {c.name: c.data.array for c in nests.constants} | {names[c.name]: c.data.array for c in others.constants}
+    (first,), (second,) = nests.statements, others.statements
+    assert isinstance(first, Nest) and isinstance(second, Nest)
+    body = transform(
+        second.body, lambda e: replace(e, tensor=names.get(e.tensor, e.tensor)) if isinstance(e, Read) else e
+    )
+    second = replace(second, target="z", body=body)
+    inputs = {value.name: value.type for value in nests.inputs}
+    binary, x = build(program(inputs, weights, [first, second], "y", "z")), normal(3, 9, 14, 13)
+    for found, each, made in zip(binary(x=x), (case, replace(case, outputs=33)), (nests, others), strict=True):
+        expected = each.expected(made, x, None)
+        assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
 def test_columns_where_their_weights_stay_in_cache_and_outputs_are_not_many() -> None:

@@ -3,8 +3,8 @@
 Vectors along the pixels of a small image, such as one of 7 x 7, would compute many pixels twice, and all weights would
 be read again for every tile of pixels. Here a unit of work is 16 output channels: their weights, packed at compile
 time, pass all pixels, a block of terms at a time. The image is read where it lies, or padded; tiles of pixels are whole
-rows where windows are not 1 x 1, so that they lie alike. Sums wait as [pixel, channel] and are turned in registers
-before the rest of the nest.
+rows where windows are not 1 x 1, so that they lie alike. Of bytes, four channels are one: a plane of words, made
+before. Sums wait as [pixel, channel] and are turned in registers before the rest of the nest.
 """
 
 from __future__ import annotations
@@ -19,32 +19,34 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm import vector_math as vm, words
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64
+from mercer.backends.tvm.scalar import tir_type
 from mercer.backends.tvm.schedules import blocks, operands
 from mercer.backends.tvm.schedules.blocks import Matrix, Tile
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer
 from mercer.backends.tvm.schedules.epilogue import Epilogue
-from mercer.backends.tvm.schedules.weight_tiles import ordered_weights, renamed, tiles_of
+from mercer.backends.tvm.schedules.weight_tiles import depth, renamed, tiles_of, weights_in_words
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.convolution import Convolution, Window
+from mercer.ir.convolution import FEW_PIXELS, Convolution, Window
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis
+from mercer.ir.index import Axis, Const, Expr, Read, Reduce, call, reads, transform, walk
 from mercer.ir.integers import IntExpr
 from mercer.ir.nests import Nest
+from mercer.ir.packed import COUNTS, SIGN
 from mercer.ir.types import Array, Data, DType, TensorType
 
 SUMS = "(pixel sums)"
-
-MOST = 200
-"""Pixels above which vectors along them compute few of them twice."""
 
 ROW = 14
 """Pixels of a tile at most where there are 32 registers; a row of windows is not longer."""
 
 TAPS = 16
 """Pixels of a window at most: its terms are written out."""
+
+FEWEST = 64
+"""Terms of words at least: fewer take less time than it takes to make the words and to turn the sums."""
 
 STEPS = 96
 """Terms of a block at most: their weights and pixels stay in the first-level cache."""
@@ -63,7 +65,7 @@ CHANNELS = 16
 @dataclass(frozen=True)
 class FewPixels:
     """Units of `vectors` vectors of output channels, which may overlap; tiles of `height` pixels. Padding is a part of
-    the data."""
+    the data; of bytes, `depth` and `channels` count words."""
 
     convolution: Convolution
     lanes: int
@@ -90,19 +92,39 @@ class FewPixels:
     @property
     def channels(self) -> int:
         """Input channels of a block; all blocks but the last one have so many."""
-        total, unroll = self.convolution.channels, EVERY if self.taps == 1 else 1
-        count = -(-total // (STEPS // self.taps))
-        return -(-total // (count * unroll)) * unroll
+        unroll = EVERY if self.unrolls else 1
+        count = -(-self.depth // (STEPS // self.taps))
+        return -(-self.depth // (count * unroll)) * unroll
+
+    @property
+    def depth(self) -> int:
+        return depth(self.convolution)
+
+    @property
+    def unrolls(self) -> bool:
+        """Whether steps of a product are written out, else the terms of a window are."""
+        return self.taps == 1 and not self.convolution.is_integer
+
+    @property
+    def dtype(self) -> DType:
+        """Of terms and sums."""
+        return DType.I32 if self.convolution.is_integer else DType.F32
 
     @property
     def cycles(self) -> float:
         """Of a unit."""
         tiles = sum(count * (max(rows * self.vectors / 2, 4.0) + 0.5) for _, count, rows in self.tiles())
-        return self.convolution.channels * self.taps * tiles + self.pixels * self.width / 2
+        return self.depth * self.taps * tiles + self.pixels * self.width / 2
 
     @property
     def workspace(self) -> Operand:
-        return blocks.workspace(SUMS, self.pixels * self.width)
+        return blocks.workspace(SUMS, self.pixels * self.width, self.dtype)
+
+    def tile(self, rows: int) -> Tile:
+        def add_quad(total: TirExpr, weights: TirExpr, data: TirExpr) -> TirExpr:
+            return words.add_quad(total, data, weights)
+
+        return Tile(rows, self.vectors, self.lanes, tir_type(self.dtype), add_quad)
 
     def tiles(self) -> list[tuple[int, int, int]]:
         """(first pixel, tiles, pixels of a tile)"""
@@ -170,14 +192,16 @@ class FewPixels:
 
 def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
     target, points = problem.target, all(window.is_point for window in convolution.windows)
-    if convolution.reduce.dtype is not DType.F32:
-        return Refusal("convolution", "no sum of f32")
+    if convolution.dtype not in (DType.F32, DType.I8):
+        return Refusal("convolution", "no sum of f32 or of bytes")
     if convolution.groups > 1:
         return Refusal("convolution", "groups")
-    if not target.lanes <= convolution.pixels <= MOST or convolution.pixels % (2 * target.lanes) == 0:
+    if not target.lanes <= convolution.pixels <= FEW_PIXELS or convolution.pixels % (2 * target.lanes) == 0:
         return Refusal("convolution", f"vectors along {convolution.pixels} pixels leave little rest")
     if target.lanes < 8 or convolution.outputs < CHANNELS:
         return Refusal("convolution", f"{convolution.outputs} channels are too few for vectors")
+    if convolution.is_integer and depth(convolution) * convolution.taps < FEWEST:
+        return Refusal("convolution", "few terms of words")
     height = 6 if target.registers < 32 else ROW
     copies: tuple[Nest, ...] = ()
     if not points:
@@ -185,7 +209,7 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
         if target.registers < 32 or len(convolution.windows) != 2 or convolution.taps > TAPS or length > ROW:
             return Refusal("convolution", "windows whose rows fill no tile")
         height = ROW // length * length
-        convolution, copies = _padded(convolution, problem)
+    convolution, copies = (_words if convolution.is_integer else _padded)(convolution, problem)
     best = FewPixels(convolution, target.lanes, CHANNELS // target.lanes, height)
     packed = _packed(best, problem)
     axes = (Axis("conv.outputs", IntExpr.constant(best.units)), convolution.batch)  # images share a piece of weights
@@ -203,18 +227,50 @@ def _padded(convolution: Convolution, problem: Problem) -> tuple[Convolution, tu
     """The same of data that has its padding, and the copy to make before."""
     if all(window.is_inside for window in convolution.windows):
         return convolution, ()
-    problem, (copy,) = operands.padded(problem)
-    sizes = [extent.value for extent in copy.type.shape[2:]]
+    problem, copies = operands.padded(problem)  # none where another convolution has made it
+    (total,) = {e for e in walk(problem.nest.body) if isinstance(e, Reduce)}
+    (data,) = {read.tensor for read in reads(total) if read.tensor != convolution.weight}
+    sizes = [extent.value for extent in problem.types[data].shape[2:]]
     before = [max(window.pad, 0) for window in convolution.windows]
     places = zip(convolution.windows, sizes, before, strict=True)
     windows = tuple(replace(window, inputs=size, pad=window.pad - most) for window, size, most in places)
-    return replace(convolution, nest=problem.nest, data=copy.target, windows=windows), (copy,)
+    return replace(convolution, nest=problem.nest, data=data, windows=windows), copies
+
+
+def _words(convolution: Convolution, problem: Problem) -> tuple[Convolution, tuple[Nest, ...]]:
+    """The same of data in words: bytes without sign of four channels, with their padding."""
+    (data,) = {read for read in reads(convolution.reduce) if read.tensor == convolution.data}
+    sizes = [max(w.pad, 0) + max(w.inputs, w.last + 1) for w in convolution.windows]
+    extents = (problem.types[data.tensor].shape[0], *map(IntExpr.constant, (depth(convolution), *sizes)))
+    axes = tuple(Axis(f"d{i}", extent) for i, extent in enumerate(extents))
+    image, word, *places = (IntExpr.var(axis.name) for axis in axes)
+    places = [place - max(window.pad, 0) for place, window in zip(places, convolution.windows, strict=True)]
+    total: Expr = Const(0, DType.I32)
+    for k in range(COUNTS[DType.I8]):
+        channel = word * COUNTS[DType.I8] + k
+        if convolution.channels % COUNTS[DType.I8]:  # those that a last word lacks have weights of 0
+            channel = channel.minimum(convolution.channels - 1)
+        channel = channel + convolution.first
+        byte = Read(data.tensor, (image, channel, *places), DType.I8, data.pad)
+        number = call("add", call("cast", byte, dtype=DType.I32), Const(SIGN if k < 3 else 0, DType.I32))
+        total = call("add", total, call("mul", number, Const(1 << 8 * k, DType.I32)))
+    name = f"{data.tensor}.words[{convolution.first}+{convolution.channels}; {sizes}]={data.pad}"
+    body = call("xor", total, Const(-1 << 31, DType.I32))
+    copy = Nest(name, TensorType(DType.I32, extents), axes, body, problem.nest.origins)
+
+    def change(expr: Expr) -> Expr:
+        return replace(expr, tensor=name, dtype=DType.I32, pad=None) if expr == data else expr
+
+    places = zip(convolution.windows, sizes, strict=True)
+    windows = tuple(replace(window, inputs=size, pad=min(window.pad, 0)) for window, size in places)
+    nest = replace(convolution.nest, body=transform(convolution.nest.body, change))
+    return replace(convolution, nest=nest, data=name, first=0, windows=windows), (copy,)
 
 
 def _packed(best: FewPixels, problem: Problem) -> Constant:
     """Unit by unit, [term, output channel of the unit]."""
     convolution = best.convolution
-    flat = ordered_weights(convolution, problem).reshape(convolution.outputs, -1)
+    flat = weights_in_words(convolution, problem).reshape(convolution.outputs, -1)
     starts = [min(k * best.width, convolution.outputs - best.width) for k in range(best.units)]
     parts: list[Array] = [flat[start : start + best.width].T.reshape(-1) for start in starts]
     packed = np.ascontiguousarray(np.concatenate(parts))
@@ -233,14 +289,14 @@ class _Unit:
         self.batch = scope.indices[convolution.batch.name]
         unit = scope.indices["conv.outputs"]
         self.channel = vm.let(T.min(unit * int64(best.width), int64(convolution.outputs - best.width)))
-        self.first_weight = vm.let(unit * int64(best.width * convolution.channels * best.taps))
+        self.first_weight = vm.let(unit * int64(best.width * best.depth * best.taps))
         total = self.data.type.shape[1].value
         image = (self.batch * int64(total) + int64(convolution.first)) * int64(best.plane)
         self.image = vm.let(image + int64(best.origin))
 
     def emit(self) -> None:
         best = self.best
-        whole, rest = divmod(best.convolution.channels, best.channels)
+        whole, rest = divmod(best.depth, best.channels)
         with T.serial(int64(0), int64(whole)) as block:
             self._block(vm.let(block * int64(best.channels)), best.channels)
         if rest:
@@ -250,7 +306,8 @@ class _Unit:
     def _block(self, first: TirExpr, channels: int) -> None:
         """The first tiles ask for the weights of the next block, a share of them each."""
         steps = channels * self.best.taps
-        every = max(n for n in range(1, EVERY + 1) if (channels if self.best.taps == 1 else self.best.taps) % n == 0)
+        written = channels if self.best.unrolls else self.best.taps
+        every = max(n for n in range(1, EVERY + 1) if written % n == 0)
         (_, whole, height), *rest = self.best.tiles()
         asking, done = min(whole, every), 0
         for start, count, rows in [(0, asking, height), (asking * height, whole - asking, height), *rest]:
@@ -280,7 +337,7 @@ class _Unit:
     ) -> None:
         """A block of channels for the tile of so many, of those that begin at a pixel."""
         best = self.best
-        tile = Tile(rows, best.vectors, best.lanes)
+        tile = best.tile(rows)
         start = vm.let((int64(begin) + number * int64(rows)) * int64(best.width))
         waiting = [[start + int64(i * best.width + v * best.lanes) for v in range(best.vectors)] for i in range(rows)]
         sums: list[list[Any]] = tile.start()
@@ -295,7 +352,7 @@ class _Unit:
         )
         weights = vm.let(self.first_weight + first * int64(best.taps * best.width))
         right = Matrix(self.weights, weights, best.lanes, best.width)
-        if best.taps == 1:
+        if best.unrolls:
             tile.multiply(sums, left, right, channels, soon, every)
         else:
             self._windows(tile, sums, left, right, channels, soon, every)

@@ -55,6 +55,14 @@ def ordered_weights(convolution: Convolution, problem: Problem) -> Array:
     return moved.reshape(convolution.outputs, convolution.channels, convolution.taps)
 
 
+def weights_in_words(convolution: Convolution, problem: Problem) -> Array:
+    """The same, with words of channels where it is one of integers."""
+    ordered = ordered_weights(convolution, problem)
+    if not convolution.is_integer:
+        return ordered
+    return np.moveaxis(words.packed(np.moveaxis(ordered, 1, -1), convolution.dtype), -1, 1)
+
+
 def renamed(convolution: Convolution, weights: str) -> Nest:
     """The nest with packed weights for the plain ones."""
 
@@ -67,10 +75,7 @@ def renamed(convolution: Convolution, weights: str) -> Nest:
 
 def packed(convolution: Convolution, outputs: int, height: int, problem: Problem) -> Constant:
     """Tile by tile, [term, row of the tile]; `outputs` channels at a time are tiles of `height` rows."""
-    ordered = ordered_weights(convolution, problem)
-    if convolution.is_integer:
-        ordered = np.moveaxis(words.packed(np.moveaxis(ordered, 1, -1), convolution.dtype), -1, 1)
-    flat = ordered.reshape(convolution.outputs, -1)
+    flat = weights_in_words(convolution, problem).reshape(convolution.outputs, -1)
     parts: list[Array] = []
     for first in range(0, convolution.outputs, outputs):
         for start, count, rows in tiles_of(outputs, height):
