@@ -74,6 +74,14 @@ def test_tiles_cut_long_rows_of_weights_without_a_rest(rows: int, columns: int, 
     assert_agrees(binary, {"x": normal(rows, 160)}, 1e-5)
 
 
+@pytest.mark.parametrize(("inner", "width"), [(200, 16), (300, 8)])
+def test_weights_that_no_cache_keeps_are_cut_into_half_vectors_without_a_rest(inner: int, width: int) -> None:
+    """1000 are 25 tiles of 5 vectors of 8; a megabyte is lost from the second-level cache between calls."""
+    product = nest("y", axes(n=1, m=1000), total(mul(read("x", "n", "k"), read("w", "m", "k")), k=inner))
+    nests = program({"x": tensor(1, inner)}, {"w": normal(1000, inner)}, [product], "y")
+    assert build(nests, "cpu:avx512").compiled.steps[0].detail.endswith(f"vectors of {width} m")
+
+
 @pytest.mark.parametrize("target", ["cpu", "cpu:avx2"])
 @pytest.mark.parametrize(
     ("heads", "left", "right"), [(8, 64, 64), (5, 100, 50), (7, 28, 72), (3, 33, 20), (2, 100, 12), (4, 14, 40)]

@@ -23,6 +23,9 @@ from mercer.ir.integers import ONE, IntExpr
 from mercer.ir.lower import read_names
 from mercer.ir.types import TensorType
 
+LOST = 1 << 20
+"""Bytes of weights that no second-level cache keeps from one call of a program to the next."""
+
 SHARED = 4
 """Tiles that use a piece, at least: fewer would ask for more than they compute."""
 
@@ -38,7 +41,8 @@ def without_rest(problem: Problem) -> Problem:
     Those without a rest are stored in the order in which they are read, and arrive no faster in wider vectors.
     """
     lanes, (*rows, last) = problem.target.lanes, problem.nest.axes
-    far = are_far(problem.types[name] for name in read_names(problem.nest) if name in problem.constants)
+    weights = (problem.types[name] for name in read_names(problem.nest) if name in problem.constants)
+    far = sum(map(bytes_of, weights)) >= LOST
     if lanes < 16 or not far or volume(rows) >= SHARED or not last.extent.is_constant:
         return problem
     rest, half = last.extent.value % lanes, lanes // 2
