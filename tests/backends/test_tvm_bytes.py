@@ -64,6 +64,24 @@ def details(case: Case) -> str:
     return "; ".join(step["detail"] for step in artifact.manifest.entry["steps"])
 
 
+def test_words_of_one_image_with_different_borders() -> None:
+    """Both are planes of 15 x 15."""
+    program = mercer.parse_text("""
+model M(x: i8[N, 32, 13, 13]) -> (i32[N, 16, 7, 7], i32[N, 16, 4, 4]) {
+  param v: f32[16, 32, 3, 3] = normal(0, 30)
+  param w: f32[16, 32, 3, 3] = normal(0, 30)
+  a = conv2d(widen(x; zero = 5), widen(quantize(v; 1.0)); pad = 1, stride = 2)
+  b = conv2d(widen(x; zero = 5), widen(quantize(w; 1.0)); pad = 2, stride = 4)
+  return a, b
+}
+""")
+    weights = {name: codes(16, 32, 3, 3, seed=seed).astype(np.float32) for seed, name in enumerate("vw", 1)}
+    executable = mercer.compile(program, weights=weights)
+    x = codes(2, 32, 13, 13)
+    for found, expected in zip(executable(x), program.evaluate(x, weights=weights), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_sums_of_one_nest_lack_different_numbers() -> None:
     program = mercer.parse_text("""
 op both(a: i32[n, d], b: i32[n, d], v: i32[m, d], w: i32[m, d]) -> i32[n, m] {

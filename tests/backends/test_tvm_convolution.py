@@ -96,6 +96,7 @@ CASES = [
     Case(9, 20, 13, 13, pad=2, dilation=2),
     Case(120, 17, 14, 14, kernel=(1, 1), stride=2, pad=0, residual=True),
     Case(11, 30, 20, 23, kernel=(4, 3), stride=3),
+    Case(8, 17, 2, 2, pad=6),
 ]
 
 

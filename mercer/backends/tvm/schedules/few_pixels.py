@@ -57,7 +57,6 @@ EVERY = 4
 CYCLE = 0.3
 """Nanoseconds."""
 
-
 CHANNELS = 16
 """Output channels of a unit: its weights are read again for every tile of pixels."""
 
@@ -203,13 +202,15 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     if convolution.is_integer and depth(convolution) * convolution.taps < FEWEST:
         return Refusal("convolution", "few terms of words")
     height = 6 if target.registers < 32 else ROW
-    copies: tuple[Nest, ...] = ()
     if not points:
         length = convolution.windows[-1].outputs
         if target.registers < 32 or len(convolution.windows) != 2 or convolution.taps > TAPS or length > ROW:
             return Refusal("convolution", "windows whose rows fill no tile")
         height = ROW // length * length
-    convolution, copies = (_words if convolution.is_integer else _padded)(convolution, problem)
+    laid_out = (_words if convolution.is_integer else _padded)(convolution, problem)
+    if isinstance(laid_out, Refusal):
+        return laid_out
+    convolution, copies = laid_out
     best = FewPixels(convolution, target.lanes, CHANNELS // target.lanes, height)
     packed = _packed(best, problem)
     axes = (Axis("conv.outputs", IntExpr.constant(best.units)), convolution.batch)  # images share a piece of weights
@@ -223,13 +224,15 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     return Schedule("convolution", str(best), nest, count, cost, emit, copies, (packed,), (best.workspace,))
 
 
-def _padded(convolution: Convolution, problem: Problem) -> tuple[Convolution, tuple[Nest, ...]]:
+def _padded(convolution: Convolution, problem: Problem) -> tuple[Convolution, tuple[Nest, ...]] | Refusal:
     """The same of data that has its padding, and the copy to make before."""
     if all(window.is_inside for window in convolution.windows):
         return convolution, ()
     problem, copies = operands.padded(problem)  # none where another convolution has made it
     (total,) = {e for e in walk(problem.nest.body) if isinstance(e, Reduce)}
     (data,) = {read.tensor for read in reads(total) if read.tensor != convolution.weight}
+    if data == convolution.data:
+        return Refusal("convolution", "much more padding than data")
     sizes = [extent.value for extent in problem.types[data].shape[2:]]
     before = [max(window.pad, 0) for window in convolution.windows]
     places = zip(convolution.windows, sizes, before, strict=True)
@@ -240,11 +243,12 @@ def _padded(convolution: Convolution, problem: Problem) -> tuple[Convolution, tu
 def _words(convolution: Convolution, problem: Problem) -> tuple[Convolution, tuple[Nest, ...]]:
     """The same of data in words: bytes without sign of four channels, with their padding."""
     (data,) = {read for read in reads(convolution.reduce) if read.tensor == convolution.data}
-    sizes = [max(w.pad, 0) + max(w.inputs, w.last + 1) for w in convolution.windows]
+    before = [max(window.pad, 0) for window in convolution.windows]
+    sizes = [b + max(w.inputs, w.last + 1) for b, w in zip(before, convolution.windows, strict=True)]
     extents = (problem.types[data.tensor].shape[0], *map(IntExpr.constant, (depth(convolution), *sizes)))
     axes = tuple(Axis(f"d{i}", extent) for i, extent in enumerate(extents))
     image, word, *places = (IntExpr.var(axis.name) for axis in axes)
-    places = [place - max(window.pad, 0) for place, window in zip(places, convolution.windows, strict=True)]
+    places = [place - b for place, b in zip(places, before, strict=True)]
     total: Expr = Const(0, DType.I32)
     for k in range(COUNTS[DType.I8]):
         channel = word * COUNTS[DType.I8] + k
@@ -254,7 +258,7 @@ def _words(convolution: Convolution, problem: Problem) -> tuple[Convolution, tup
         byte = Read(data.tensor, (image, channel, *places), DType.I8, data.pad)
         number = call("add", call("cast", byte, dtype=DType.I32), Const(SIGN if k < 3 else 0, DType.I32))
         total = call("add", total, call("mul", number, Const(1 << 8 * k, DType.I32)))
-    name = f"{data.tensor}.words[{convolution.first}+{convolution.channels}; {sizes}]={data.pad}"
+    name = f"{data.tensor}.words[{convolution.first}+{convolution.channels}; {before}, {sizes}]={data.pad}"
     body = call("xor", total, Const(-1 << 31, DType.I32))
     copy = Nest(name, TensorType(DType.I32, extents), axes, body, problem.nest.origins)
 
