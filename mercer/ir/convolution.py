@@ -79,6 +79,11 @@ class Convolution:
         return self.reduce.dtype is DType.I32
 
     @property
+    def is_point(self) -> bool:
+        """Whether its windows are 1 x 1, and every output reads its own place."""
+        return all(window.is_point for window in self.windows)
+
+    @property
     def spatial(self) -> tuple[Axis, ...]:
         return self.nest.axes[2:]
 

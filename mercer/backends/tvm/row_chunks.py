@@ -6,11 +6,11 @@ the sums before those of the next m are looked at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mercer.backends.tvm.rows import Rows
+from mercer.backends.tvm.schedules.common import volume
 from mercer.ir.index import Axis, Const, Expr, Read, Reduce, Reducer, call, reads, transform, walk
 from mercer.ir.integers import IntExpr
 from mercer.ir.lower import read_names
@@ -49,13 +49,9 @@ def chunks(group: Rows, lanes: int) -> Chunks | None:
         makers = _makers(group, extent) if size is not None else ()
         if size is not None and makers:
             readers = _readers(group, makers)
-            if extent > LONGEST or sum(_elements(nest, group) for nest in readers.values()) < size:
+            if extent > LONGEST or sum(volume(nest.axes[group.rank :]) for nest in readers.values()) < size:
                 return Chunks(makers, tuple(readers), extent, size)
     return None
-
-
-def _elements(nest: Nest, group: Rows) -> int:
-    return math.prod(extent.value for extent in nest.type.shape[group.rank :])
 
 
 def _length(nest: Nest, group: Rows) -> int:

@@ -129,7 +129,7 @@ def plan(
     target = problem.target
     if convolution.reduce.dtype is not DType.F32:
         return Refusal("convolution", "no sum of f32")
-    if not all(window.is_point for window in convolution.windows) or convolution.groups > 1:
+    if not convolution.is_point or convolution.groups > 1:
         return Refusal("convolution", "windows or groups")
     if convolution.pixels < 2 * target.lanes:
         return Refusal("convolution", f"{convolution.pixels} pixels, less than two vectors")

@@ -97,14 +97,9 @@ class Direct:
         nest = self.convolution.nest
         return self.terms <= SHORT and nest.type.dtype.numpy.itemsize * volume(nest.axes) >= blocks.FAR
 
-    @property
-    def dtype(self) -> DType:
-        """Of terms and sums."""
-        return DType.I32 if self.convolution.is_integer else DType.F32
-
     def tile(self, height: int, vectors: int) -> Tile:
         combine = words.add_quad if self.convolution.dtype is DType.I8 else words.add_dot
-        return Tile(height, vectors, self.lanes, tir_type(self.dtype), combine)
+        return Tile(height, vectors, self.lanes, tir_type(self.convolution.reduce.dtype), combine)
 
     def column_tiles(self) -> list[Columns]:
         """The last tile may overlap the one before."""
@@ -129,8 +124,8 @@ class Direct:
 
     @property
     def workspace(self) -> tuple[Operand, ...]:
-        panel = blocks.workspace(PANEL, self.terms * self.pitch, self.dtype)
-        sums = blocks.workspace(SUMS, self.sums(len(self.column_tiles())), self.dtype)
+        panel = blocks.workspace(PANEL, self.terms * self.pitch, self.convolution.reduce.dtype)
+        sums = blocks.workspace(SUMS, self.sums(len(self.column_tiles())), self.convolution.reduce.dtype)
         return (panel,) if self.blocks == 1 else (panel, sums)
 
 
@@ -171,7 +166,7 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
 def _flat(convolution: Convolution) -> tuple[Window, Window]:
     """Two spatial axes; pixels that are computed alike are one long row."""
     windows = convolution.windows
-    if all(window.is_point for window in windows):
+    if convolution.is_point:
         size = math.prod(window.inputs for window in windows)
         return Window(1, 1, 1, 0, 1, 1), Window(1, 1, 1, 0, size, size)
     return (Window(1, 1, 1, 0, 1, 1), windows[0]) if len(windows) == 1 else (windows[0], windows[1])

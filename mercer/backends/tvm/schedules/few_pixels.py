@@ -105,11 +105,6 @@ class FewPixels:
         return self.taps == 1 and not self.convolution.is_integer
 
     @property
-    def dtype(self) -> DType:
-        """Of terms and sums."""
-        return DType.I32 if self.convolution.is_integer else DType.F32
-
-    @property
     def cycles(self) -> float:
         """Of a unit."""
         tiles = sum(count * (max(rows * self.vectors / 2, 4.0) + 0.5) for _, count, rows in self.tiles())
@@ -117,27 +112,23 @@ class FewPixels:
 
     @property
     def workspace(self) -> Operand:
-        return blocks.workspace(SUMS, self.pixels * self.width, self.dtype)
+        return blocks.workspace(SUMS, self.pixels * self.width, self.convolution.reduce.dtype)
 
     def tile(self, rows: int) -> Tile:
         def add_quad(total: TirExpr, weights: TirExpr, data: TirExpr) -> TirExpr:
             return words.add_quad(total, data, weights)
 
-        return Tile(rows, self.vectors, self.lanes, tir_type(self.dtype), add_quad)
+        return Tile(rows, self.vectors, self.lanes, tir_type(self.convolution.reduce.dtype), add_quad)
 
     def tiles(self) -> list[tuple[int, int, int]]:
         """(first pixel, tiles, pixels of a tile)"""
-        if self.is_point:
+        if self.convolution.is_point:
             return tiles_of(self.pixels, self.height)
         length = self.length
         rows = tiles_of(self.pixels // length, self.height // length)
         return [(first * length, count, height * length) for first, count, height in rows]
 
     # --- places in a channel of the data ------------------------------------------------------------------------------
-
-    @property
-    def is_point(self) -> bool:
-        return all(window.is_point for window in self.convolution.windows)
 
     @property
     def plane(self) -> int:
@@ -168,7 +159,7 @@ class FewPixels:
 
     def rows(self, count: int) -> int | tuple[int, ...]:
         """Of the windows of a tile."""
-        if self.is_point:
+        if self.convolution.is_point:
             return 1
         (down, line), (along, step) = self._windows()
         places = (divmod(pixel, self.length) for pixel in range(count))
@@ -176,7 +167,7 @@ class FewPixels:
 
     def start(self, pixel: int) -> int:
         """Of the windows of a tile that begins there."""
-        if self.is_point:
+        if self.convolution.is_point:
             return pixel
         down, line = self._windows()[0]
         return pixel // self.length * down.stride * line
@@ -190,7 +181,7 @@ class FewPixels:
 
 
 def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
-    target, points = problem.target, all(window.is_point for window in convolution.windows)
+    target = problem.target
     if convolution.dtype not in (DType.F32, DType.I8):
         return Refusal("convolution", "no sum of f32 or of bytes")
     if convolution.groups > 1:
@@ -202,7 +193,7 @@ def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Sche
     if convolution.is_integer and depth(convolution) * convolution.taps < FEWEST:
         return Refusal("convolution", "few terms of words")
     height = 6 if target.registers < 32 else ROW
-    if not points:
+    if not convolution.is_point:
         length = convolution.windows[-1].outputs
         if target.registers < 32 or len(convolution.windows) != 2 or convolution.taps > TAPS or length > ROW:
             return Refusal("convolution", "windows whose rows fill no tile")

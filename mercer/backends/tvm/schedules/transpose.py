@@ -92,7 +92,7 @@ def _across(problem: Problem) -> Axis | None:
     found = list(dict.fromkeys(reads(nest.body)))
 
     def lying(axis: Axis) -> int:
-        return sum(_lies(read, axis, problem) and not _suits(read, nest.axes[-1], problem) for read in found)
+        return sum(_is_across(read, axis, problem) for read in found)
 
     candidates = [axis for axis in nest.axes if axis.extent.is_constant and axis.extent.value >= 4]
     if nest.axes[-1] not in candidates:
@@ -103,11 +103,11 @@ def _across(problem: Problem) -> Axis | None:
 
 def _parts(problem: Problem, across: Axis) -> list[Expr]:
     """The largest expressions that are better computed along `across`; none unless all are real."""
-    last, parts = problem.nest.axes[-1], dict[Expr, None]()
+    parts: dict[Expr, None] = {}
 
     def visit(e: Expr) -> None:
         found = list(reads(e))
-        if not any(_lies(read, across, problem) and not _suits(read, last, problem) for read in found):
+        if not any(_is_across(read, across, problem) for read in found):
             return
         if all(_suits(read, across, problem) for read in found):
             parts[e] = None
@@ -118,13 +118,18 @@ def _parts(problem: Problem, across: Axis) -> list[Expr]:
     return list(parts) if all(e.dtype is DType.F32 for e in parts) else []
 
 
+def _is_across(read: Read, across: Axis, problem: Problem) -> bool:
+    """Whether it lies along this axis, and not along the last one."""
+    return _stride(read, across, problem) == 1 and not _suits(read, problem.nest.axes[-1], problem)
+
+
 def _suits(read: Read, axis: Axis, problem: Problem) -> bool:
     """Whether neighbours along the axis are neighbours in memory, or the same element."""
-    return stride(position(read, problem.types[read.tensor]), axis.name) in (0, 1)
+    return _stride(read, axis, problem) in (0, 1)
 
 
-def _lies(read: Read, axis: Axis, problem: Problem) -> bool:
-    return stride(position(read, problem.types[read.tensor]), axis.name) == 1
+def _stride(read: Read, axis: Axis, problem: Problem) -> int | None:
+    return stride(position(read, problem.types[read.tensor]), axis.name)
 
 
 def _is_awkward(read: Read) -> bool:
