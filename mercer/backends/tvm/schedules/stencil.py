@@ -64,7 +64,8 @@ def plan(problem: Problem) -> Schedule | Refusal:
         return Refusal("stencil", "a tall window with stride or dilation")
     best, options = picked
     geometry = best.geometry
-    outer = (*found.outer, Axis(BAND, IntExpr.constant(geometry.bands)))
+    # as convolutions go, pixels before channels: threads find much of the source in caches of their own
+    outer = (*found.outer[:-1], Axis(BAND, IntExpr.constant(geometry.bands)), *found.outer[-1:])
     cost = CYCLE * best.cycles / geometry.bands
 
     def emit(scope: Scope, unit: TirExpr) -> None:
