@@ -25,8 +25,8 @@ class Narrow(Pass):
     adds neighbours to i32, twice as many products as one of f32 has; it is modulo 2**32 what the sum of i32 is. Pairs
     lie along an axis of the sum: that along which the tensor lies in memory, for at least `min_lanes` outputs each, or
     the channels of a convolution or of samples of i16, or the rows of the windows of a convolution that takes each
-    channel by itself, which have at most `max_taps` terms. Class: bit. A sum of fewer than `min_terms` terms is left
-    alone.
+    channel by itself, which have at most `max_taps` terms; where fewer than `min_row` results lie in a row, three taps
+    in a row leave too much of a vector idle. Class: bit. A sum of fewer than `min_terms` terms is left alone.
     """
 
     name: ClassVar[str] = "narrow"
@@ -34,6 +34,7 @@ class Narrow(Pass):
     min_terms: int = 8
     min_lanes: int = 8
     max_taps: int = 64
+    min_row: int = 8
 
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         state = Integers(nests)
@@ -55,9 +56,7 @@ class Narrow(Pass):
                 return f"%{read.tensor} may be as large as {max(-low, high):.0f}"
         if lies_in_groups(2, nest, e, (data, weight), state.types[data.tensor], self.min_lanes):
             return None
-        if self._is_sampled(nest, data, weight, state) or self._is_convolution(nest, e, weight, state):
-            return None
-        return "its products have no pairs"
+        return None if self._is_sampled(nest, data, weight, state) else self._no_convolution(nest, e, weight, state)
 
     def _is_sampled(self, nest: Nest, data: Read, weight: Read, state: Integers) -> bool:
         """Whether samples of i16, whose channels can lie in pairs, are multiplied by the weights of many outputs."""
@@ -65,15 +64,19 @@ class Narrow(Pass):
         wide = any(axis.extent.is_constant and axis.extent.value >= self.min_lanes for axis in outputs)
         return wide and data.pad is None and _has_samples(data.tensor, state)
 
-    def _is_convolution(self, nest: Nest, e: Reduce, weight: Read, state: Integers) -> bool:
-        """Whether it is a convolution of several channels of many pixels, or one of each channel by itself."""
+    def _no_convolution(self, nest: Nest, e: Reduce, weight: Read, state: Integers) -> str | None:
+        """None for a convolution of several channels of many pixels, or of each by itself with pairs in its rows."""
         read = {weight.tensor}
         found = convolution.recognize(
             Nest(nest.target, nest.type, nest.axes, e, nest.origins), state.types, read, DType.I32
         )
-        if isinstance(found, str):
-            return False
-        return self._has_row_pairs(found) or (found.channels > 1 and found.pixels >= self.min_lanes)
+        if not isinstance(found, str) and found.channels > 1 and found.pixels >= self.min_lanes:
+            return None
+        if isinstance(found, str) or not self._has_row_pairs(found):
+            return "its products have no pairs"
+        row = found.windows[-1]
+        few = row.size <= 3 and row.outputs < self.min_row
+        return f"its rows of {row.outputs} fill a part of a vector of pairs" if few else None
 
     def _has_row_pairs(self, found: convolution.Convolution) -> bool:
         """Whether neighbours in a row of one channel are the pairs."""

@@ -138,9 +138,10 @@ def test_winograd_is_exact(case: Case, algorithm: str, zero: int) -> None:
 DEPTHWISE = [
     Case(9, 9, 12, 14, groups=9),
     Case(5, 5, 31, 33, groups=5, stride=2),
-    Case(3, 3, 7, 7, groups=3, batch="3"),
+    Case(3, 3, 7, 7, kernel=(5, 5), groups=3, pad=2, batch="3"),
+    Case(3, 3, 8, 8, groups=3),
     Case(4, 8, 15, 16, groups=4),
-    Case(3, 3, 70, 4, kernel=(5, 2), groups=3, pad=2),
+    Case(3, 3, 70, 6, kernel=(5, 2), groups=3, pad=2),
     Case(2, 2, 40, 57, kernel=(7, 7), groups=2, pad=3, batch="3"),
     Case(3, 3, 20, 21, kernel=(8, 8), groups=3, pad=0, stride=2),
     Case(6, 6, 9, 300, kernel=(2, 5), groups=6, pad=1, stride=2),
@@ -179,10 +180,13 @@ model M(x: i8[N, 6, 9, 11], z: i32[N, 6, 9, 11]) -> i32[N, 6, 9, 11] {
     np.testing.assert_array_equal(exe(x, z), program.evaluate(x, z, weights=weights)[0])
 
 
-@pytest.mark.parametrize("options", ["pad = 2, dilation = 2", "pad = 1, stride = 3"])
-def test_windows_without_pairs_stay_in_f32(options: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "size"), [("pad = 2, dilation = 2", 12), ("pad = 1, stride = 3", 4), ("pad = 1, stride = 2", 6)]
+)
+def test_windows_without_pairs_stay_in_f32(options: str, size: int) -> None:
+    """Or with rows that fill too little of a vector of pairs."""
     program = mercer.parse_text(f"""
-model M(x: i8[N, 6, 12, 12]) -> i32[N, 6, {4 if "3" in options else 12}, {4 if "3" in options else 12}] {{
+model M(x: i8[N, 6, 12, 12]) -> i32[N, 6, {size}, {size}] {{
   param w: f32[6, 1, 3, 3] = normal(0, 30)
   return conv2d(widen(x), widen(quantize(w; 1.0)); {options}, groups = 6)
 }}
@@ -219,6 +223,7 @@ model M(x: i16[N, 8], y: i8[N, 8]) -> i8[N, 8] {{
     [
         (Case(6, 6, 12, 28, groups=6, stride=2), None),
         (Case(6, 6, 12, 28, groups=6), "pairs in its rows of 3 taps take as many instructions as f32"),
+        (Case(6, 6, 7, 7, groups=6), "its products are those of f32"),
         (Case(6, 6, 7, 7, kernel=(5, 5), pad=2, groups=6), "its rows of 7 fill a part of a vector of pairs"),
         (Case(6, 6, 12, 12, groups=6, pad=2, dilation=2), "its products are those of f32"),
         (Case(16, 16, 12, 12), None),
