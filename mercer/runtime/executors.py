@@ -278,13 +278,9 @@ def tvm_ffi() -> Any:
 def tvm_runtime() -> Any:
     """TVM's runtime behind its function interface; the compiler half of TVM and its Python stay unloaded.
 
-    Its thread pool takes `default_threads`. Threads without work sleep after TVM_THREAD_POOL_SPIN_COUNT rounds: SPINS
-    unless set, where TVM takes 300,000. All threads, the caller's above all, keep the processors that they may use:
-    unless TVM_BIND_THREADS is set, TVM does not bind them. Raises MercerError when the package is missing.
+    Raises MercerError when the package is missing.
     """
-    default_threads()
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPINS))
+    settle_threads()
     try:
         ffi = tvm_ffi()
         for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):
@@ -314,6 +310,18 @@ def _tvm_library(name: str) -> Path:
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError("no module named 'tvm'")
     return Path(spec.submodule_search_locations[0], "lib", name)
+
+
+def settle_threads() -> int:
+    """What TVM reads about threads before its first call; gives `default_threads`, which its pool has.
+
+    Threads without work sleep after TVM_THREAD_POOL_SPIN_COUNT rounds: SPINS unless set, where TVM takes 300,000. All
+    threads, the caller's above all, keep the processors that they may use: unless TVM_BIND_THREADS is set, TVM does not
+    bind them.
+    """
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPINS))
+    return default_threads()
 
 
 def default_threads() -> int:

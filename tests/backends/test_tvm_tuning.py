@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from mercer.backends.tvm.tuning.tasks import Task, tasks
 from mercer.backends.tvm.tuning.tune import Tuner
 from mercer.commands.model import ir_after
 from mercer.ir.nests import Nests
+from mercer.runtime.executors import physical_cores
 
 TARGET = parse("cpu:avx2")
 MACHINE = Machine("znver3", "avx2")
@@ -233,6 +237,22 @@ def test_no_time_is_no_candidates() -> None:
     tuner = Tuner(tasks(KERNELS["direct"], TARGET), [1])
     tuner.run([lambda: worker.local(TARGET, 1)], 0.0)
     assert all(each.measured == 0 for group in tuner.found.values() for each in group)
+
+
+def test_a_worker_has_the_threads_that_it_says() -> None:
+    """In a process of its own: TVM would take half of the processors unless told otherwise before its first call."""
+    code = (
+        "import tvm, sys\n"
+        "from mercer.backends.tvm.target import parse\n"
+        "from mercer.backends.tvm.tuning import worker\n"
+        "here = worker.local(parse('cpu:avx2'), int(sys.argv[1]))\n"
+        "print(here.threads, tvm.get_global_func('runtime.NumThreads')())"
+    )
+    unset = {name: value for name, value in os.environ.items() if name != "TVM_NUM_THREADS"}
+    for asked, given in ((1, 1), (physical_cores(), physical_cores()), (1000, physical_cores())):
+        command = [sys.executable, "-c", code, str(asked)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=unset)
+        assert done.stdout == f"{given} {given}\n"
 
 
 def test_a_worker_that_fails_is_said() -> None:

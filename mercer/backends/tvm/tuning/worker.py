@@ -19,7 +19,7 @@ from mercer.backends.tvm.tuning.database import Machine
 from mercer.ir.nests import Nests
 from mercer.ir.types import Array
 from mercer.runtime.errors import MercerError
-from mercer.runtime.executors import default_threads
+from mercer.runtime.executors import settle_threads
 
 ROUNDS, BLOCK = 5, 0.01
 """Rounds of a comparison, and seconds for which a candidate runs in one."""
@@ -33,7 +33,8 @@ class WorkerError(MercerError):
 
 
 class Worker:
-    """A machine that measures on `threads` threads, all that it has when None. It is used from one thread only."""
+    """A machine that measures on `threads` threads, all that its pool has when None, and never on more than these. It
+    is used from one thread only."""
 
     def __init__(self, session: Any, target: Target, threads: int | None) -> None:
         self.session = session
@@ -43,7 +44,7 @@ class Worker:
         self._count = 0
         if threads is not None:
             session.get_function("runtime.config_threadpool")(1, threads)
-        self.threads = threads or int(session.get_function("runtime.NumThreads")())
+        self.threads = int(session.get_function("runtime.NumThreads")())
 
     def load(self, compiled: Compiled, inputs: Sequence[Array]) -> Loaded:
         """The code on the machine, with its arguments."""
@@ -130,7 +131,8 @@ def local(target: Target, threads: int | None) -> Worker:
     from tvm.rpc import LocalSession
 
     logging.getLogger("RPCServer").setLevel(logging.WARNING)  # else it says what it loads
-    return Worker(LocalSession(), target, threads or default_threads())
+    settle_threads()
+    return Worker(LocalSession(), target, threads)
 
 
 def waiting(tracker: str, key: str) -> int:
