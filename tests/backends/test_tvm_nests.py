@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mercer.backends.tvm.build import compile_nests
+from mercer.backends.tvm.plan import Call, planned
 from mercer.backends.tvm.scalar import UnsupportedError
 from mercer.backends.tvm.schedules.common import Units
 from mercer.backends.tvm.target import parse
@@ -131,17 +132,18 @@ def test_a_long_axis_is_cut_into_units_of_a_microsecond_or_more() -> None:
     assert Units.of(axes(g=8, i=171), 578.0).count == extent(8 * 57)
     assert Units.of(axes(g=64, i=171), 578.0).count == extent(64)
     assert Units.of(axes(i=171), 5.0).count == extent(1)
-    assert Units.of(axes(i=173), 578.0).count == extent(1)  # no equal pieces
+    assert Units.of(axes(i=173), 578.0).pieces == 99  # none are equal
     assert Units.of(axes(n="N", i=171), 578.0).count == extent("N")
 
 
 @pytest.mark.parametrize("target", LEVELS)
 def test_loops_in_pieces(target: str) -> None:
-    """Rows of a product, and a tensor that is one long row of elements."""
+    """Rows of a product, in equal pieces or not, and a tensor that is one long row of elements."""
     product = total(mul(read("x", "n", "k"), read("w", "k", "m")), k=24)
     weights = {"w": normal(24, 16)}
-    rows = nest("y", axes(n=1026, m=16), product)
-    check(program({"x": tensor(1026, 24)}, weights, [rows], "y"), {"x": (1026, 24)}, target)
+    for length in (1026, 3138):
+        rows = nest("y", axes(n=length, m=16), product)
+        check(program({"x": tensor(length, 24)}, weights, [rows], "y"), {"x": (length, 24)}, target)
     elements = nest("y", axes(n=33, m=4096), call("tanh", call("add", read("x", "n", "m"), read("z", "n", "m"))))
     inputs = {"x": tensor(33, 4096), "z": tensor(33, 4096)}
     check(program(inputs, {}, [elements], "y"), {"x": (33, 4096), "z": (33, 4096)}, target)
@@ -244,6 +246,18 @@ def test_operands_that_lie_across_the_result_are_turned(channels: int, pixels: i
         values = {name: np.round(9 * normal(batch, pixels, channels)) for name in "xzb"}
         values["r"] = normal(batch, channels, pixels)
         assert_agrees(binary, {name: value.astype(inputs[name].dtype.numpy) for name, value in values.items()})
+
+
+@pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize(("channels", "pixels", "whole"), [(64, 784, True), (384, 196, True), (51, 51, False)])
+def test_one_image_is_turned_in_pieces(channels: int, pixels: int, whole: bool, target: str) -> None:
+    """For all threads: along its pixels or its channels, where these are whole blocks."""
+    body = call("add", read("x", "n", "p", "c"), read("r", "n", "c", "p"))
+    inputs = {"x": tensor(1, pixels, channels), "r": tensor(1, channels, pixels)}
+    nests = program(inputs, {}, [nest("y", axes(n=1, c=channels, p=pixels), body)], "y")
+    assert check(nests, {"x": (1, pixels, channels), "r": (1, channels, pixels)}, target).families == ["transpose"]
+    (work,) = planned(nests, parse(target)).calls
+    assert isinstance(work, Call) and (work.work.count.value > 1) == whole
 
 
 @pytest.mark.parametrize("shape", [("N", 21, 1), (21, "N", 1, 1), ("N", 1)])

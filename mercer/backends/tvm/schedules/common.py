@@ -155,7 +155,7 @@ MANY = 64
 @dataclass(frozen=True)
 class Units:
     """Loops over axes, of which the `outer` ones are independent iterations of so much `cost`. The first of the `inner`
-    axes may be cut into `pieces` of equal length, which are outer iterations too."""
+    axes may be cut into `pieces`, which are outer iterations too, of equal length unless that would make them few."""
 
     outer: tuple[Axis, ...]
     inner: tuple[Axis, ...]
@@ -169,7 +169,7 @@ class Units:
         while at > 0 and cost < OUTER_COST and axes[at - 1].extent.is_constant:
             at -= 1
             extent, before = max(1, axes[at].extent.value), count(axes[:at])
-            pieces = most_pieces(extent, cost) if before.is_constant and before.value < MANY else 1
+            pieces = _pieces(extent, cost) if before.is_constant and before.value < MANY else 1
             cost *= extent / pieces
             if pieces > 1:
                 return Units(tuple(axes[:at]), tuple(axes[at:]), cost, pieces)
@@ -185,18 +185,28 @@ class Units:
             loops(at_outer(scope, self.outer, position), self.inner, body)
             return
         cut, *rest = self.inner
-        length = cut.extent.value // self.pieces
+        extent, pieces = int64(cut.extent.value), int64(self.pieces)
         piece = Axis(f"{cut.name}.piece", IntExpr.constant(self.pieces))
         unit = at_outer(scope, (*self.outer, piece), position)
-        start = T.bind(unit.indices[piece.name] * int64(length))
-        with T.serial(int64(0), int64(length)) as k:
-            loops(unit.inside([cut], [T.bind(start + k)]), rest, body)
+        number = unit.indices[piece.name]
+        start = T.bind(T.truncdiv(number * extent, pieces))
+        with T.serial(start, T.truncdiv((number + int64(1)) * extent, pieces)) as k:
+            loops(unit.inside([cut], [k]), rest, body)
 
 
 def most_pieces(extent: int, cost: float) -> int:
     """Into how many equal pieces an axis can be cut, if its elements cost so much and no piece is to be too short."""
-    most = min(extent, int(cost * extent / OUTER_COST))
-    return max((n for n in range(1, most + 1) if extent % n == 0), default=1)
+    return max((n for n in range(1, _most(extent, cost) + 1) if extent % n == 0), default=1)
+
+
+def _pieces(extent: int, cost: float) -> int:
+    """The same, or pieces that differ by an element where equal ones would be less than half as many."""
+    equal, most = most_pieces(extent, cost), _most(extent, cost)
+    return equal if 2 * equal >= most else most
+
+
+def _most(extent: int, cost: float) -> int:
+    return min(extent, int(cost * extent / OUTER_COST))
 
 
 def count(axes: Sequence[Axis]) -> IntExpr:

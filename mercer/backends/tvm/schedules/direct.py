@@ -47,8 +47,8 @@ NEAR = 7 * 1024
 
 PANEL, SUMS = "(panel)", "(sums)"
 
-UNITS = 8
-"""Units that one image should give at least; more of them copy the same inputs again and again."""
+THREADS, WAITING = (1, 2, 4, 8), 0.2
+"""Numbers of threads among which an image is shared, and how much counts that some of them wait while others work."""
 
 
 Columns: TypeAlias = tuple[int, int, int]
@@ -222,8 +222,8 @@ def _cost(found: Direct) -> float:
     streamed = found.outputs * terms * 4 / 12 / max(1, found.pixels / 16)
     unit = tile_cycles + copies + streamed
     units = row_units * convolution.groups * splits
-    idle = math.ceil(units / UNITS) * UNITS / units if units > UNITS else UNITS / units
-    return unit * units * (1 + 0.05 * (idle - 1))
+    waiting = sum(math.ceil(units / threads) * threads / units - 1 for threads in THREADS) / len(THREADS)
+    return unit * units * (1 + WAITING * waiting)
 
 
 # --- code -------------------------------------------------------------------------------------------------------------

@@ -76,7 +76,8 @@ def _pieces(problem: Problem, lane: Axis) -> int:
     """Into how many the axis of the vectors is cut: of a nest that is one long row, for all threads."""
     nest, width = problem.nest, 2 * problem.target.lanes
     padded = any(isinstance(e, Reduce) or (isinstance(e, Read) and e.pad is not None) for e in walk(nest.body))
-    if len(nest.axes) > 1 or padded or not lane.extent.is_constant or lane.extent.value % width:
+    alone = all(axis is lane or axis.extent == ONE for axis in nest.axes)
+    if not alone or padded or not lane.extent.is_constant or lane.extent.value % width:
         return 1
     return most_pieces(lane.extent.value // width, operations(nest.body))
 
