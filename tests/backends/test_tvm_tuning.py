@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import mercer
+from benchmarks.cpu.workloads import WORKLOADS
 from mercer.backends.tvm.build import compile_nests
+from mercer.backends.tvm.plan import Call, planned
 from mercer.backends.tvm.target import parse
 from mercer.backends.tvm.tuning import database as db, worker
 from mercer.backends.tvm.tuning.database import NEAR, TUNED, DatabaseError, Machine, Record, Tuned
@@ -185,8 +187,17 @@ def test_a_record_with_a_wrong_value_is_damage(tmp_path: Path) -> None:
             db.load(path)
 
 
-def test_what_ships_can_be_read() -> None:
-    assert all(each.machine.level == level for level in ("avx2", "avx512") for each in db.defaults(level))
+@pytest.mark.parametrize("level", ["avx2", "avx512", "vnni"])
+def test_what_ships_is_found(level: str, tmp_path: Path) -> None:
+    """By the workloads on which it was measured: a change of a formula or of the candidates makes a record useless."""
+    target, shipped = parse(f"cpu:{level}"), db.defaults(level)
+    assert {record.machine.level for record in shipped} == {level.replace("vnni", "avx512")}
+    program = mercer.parse_text(WORKLOADS["gaunt"].source)
+    nests = ir_after(program, "nests", None, target.name, None)
+    assert isinstance(nests, Nests)
+    calls = planned(nests, target, Tuned.of(target, tmp_path / "none.json")).calls
+    found = [call.tuned for call in calls if isinstance(call, Call)]
+    assert found.count(TUNED) == len(shipped) == 1
 
 
 # --- compiling --------------------------------------------------------------------------------------------------------

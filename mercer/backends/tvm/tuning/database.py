@@ -160,9 +160,9 @@ def merge(path: Path, records: Iterable[Record]) -> None:
 
 @functools.cache
 def defaults(level: str) -> tuple[Record, ...]:
-    """What ships with Mercer for a vector level."""
-    path = Path(__file__).parents[1] / "tuned" / f"{level}.json"
-    return load(path)
+    """What ships with Mercer for a vector level; kernels of f32 are the same with VNNI and without."""
+    name = "avx512" if level == "vnni" else level
+    return load(Path(__file__).parents[1] / "tuned" / f"{name}.json")
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
