@@ -24,6 +24,9 @@ Interval: TypeAlias = tuple[float, float]
 ARITHMETIC = frozenset(("add", "sub", "mul", "neg", "min", "max"))
 """The functions whose values follow from the ends of their arguments."""
 
+EPSILON = 2.0**-23
+"""Of f32: twice the relative error of an operation, so that a product and its sum are within one."""
+
 
 def integer_sums(body: Expr) -> list[Reduce]:
     """The sums of i32 in a body."""
@@ -69,7 +72,7 @@ def exchange_sums(
 def too_few_terms(e: Reduce, least: int, others: Sequence[Axis] = ()) -> str | None:
     """Why a sum is left alone: an extent of its axes or of the `others` is not known, or it has fewer terms."""
     axes = (*e.axes, *others)
-    if not all(axis.extent.is_constant for axis in axes):
+    if not _known(axes):
         return f"the extent of {', '.join(map(str, axes))} is not known"
     terms = elements(axis.extent for axis in e.axes)
     return f"{terms} terms are too few (min_terms = {least})" if terms < least else None
@@ -144,27 +147,31 @@ class Integers:
                 low, high = self.interval(tensor)
                 pad = low if e.pad is None or isinstance(e.pad.number, complex) else float(e.pad.number)
                 return min(low, pad), max(high, pad)
-            case Call("cast", (inner,)) if e.dtype.is_integer:
-                return _meet(self.bound(inner), everything)
+            case Call("cast", (inner,)) if e.dtype.is_integer or e.dtype is DType.F32:
+                return _within(self.bound(inner), e.dtype)
             case Call("where", (_, a, b)):
                 (a0, a1), (b0, b1) = self.bound(a), self.bound(b)
                 return min(a0, b0), max(a1, b1)
-            case Reduce(Reducer.SUM, axes) if e.dtype is DType.I32 and all(axis.extent.is_constant for axis in axes):
+            case Reduce(Reducer.SUM, axes) if e.dtype in (DType.I32, DType.F32) and _known(axes):
                 largest = self.largest_sum(e)
-                return _meet((-largest, largest), everything)
+                if e.dtype is DType.F32:
+                    largest *= 1 + elements(axis.extent for axis in axes) * EPSILON
+                return _within((-largest, largest), e.dtype)
             case Call("mod", (_, Const(int() as divisor))) if e.dtype.is_integer and divisor > 0:
                 return 0.0, divisor - 1.0
             case Call("floordiv", (a, Const(int() as divisor))) if e.dtype.is_integer and divisor > 0:
                 low, high = self.bound(a)
                 return float(low // divisor), float(high // divisor)
             case Call(function, arguments) if function in ARITHMETIC:
-                return _meet(_combine(function, [self.bound(a) for a in arguments]), everything)
+                return _within(_combine(function, [self.bound(a) for a in arguments]), e.dtype)
             case _:
                 return everything
 
     def largest_sum(self, e: Reduce) -> float:
         """The largest magnitude of a sum of some terms of `e`, or of an intermediate of one term."""
         inner = max((max(map(abs, self.bound(part))) for part in _parts(e.body)), default=0.0)
+        if math.isinf(inner):
+            return inner
         low, high = self.bound(e.body)
         terms = elements(axis.extent for axis in e.axes)
         whole = terms * max(abs(min(low, 0.0)), abs(max(high, 0.0)))
@@ -216,6 +223,10 @@ class Integers:
         return name
 
 
+def _known(axes: Sequence[Axis]) -> bool:
+    return all(axis.extent.is_constant for axis in axes)
+
+
 def all_of(dtype: DType) -> Interval:
     if dtype is DType.BOOL:
         return 0.0, 1.0
@@ -231,9 +242,15 @@ def fits(interval: Interval, dtype: DType) -> bool:
     return low < interval[0] and interval[1] <= high
 
 
-def _meet(a: Interval, b: Interval) -> Interval:
-    """What lies in both, `b` where a value may have wrapped around."""
-    return a if b[0] <= a[0] and a[1] <= b[1] else b
+def _within(a: Interval, dtype: DType) -> Interval:
+    """The interval in numbers of a type, rounded as it rounds; all of them where an integer may have wrapped around."""
+    if dtype is DType.F32:
+        with np.errstate(over="ignore"):
+            return float(np.float32(a[0])), float(np.float32(a[1]))
+    if dtype.is_integer:
+        a = float(np.trunc(a[0])), float(np.trunc(a[1]))
+    everything = all_of(dtype)
+    return a if everything[0] <= a[0] and a[1] <= everything[1] else everything
 
 
 def _combine(function: str, bounds: list[Interval]) -> Interval:
