@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mercer.ir import convolution
 from mercer.ir.index import Call, Const, Expr, Index, Read, Reduce, Reducer, call, reads, walk
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.packed import packed_factors
 from mercer.ir.types import DType
 from mercer.passes.integer_bounds import ARITHMETIC, Integers, exchange_sums, too_few_terms
+from mercer.passes.integer_products import convolution_of
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -72,9 +72,8 @@ def _slow(nest: Nest, e: Reduce, reason: str | None, state: Integers) -> str | N
     if packed is None:
         return f"its products are those of i32: {reason}"
     constants = {read.tensor for read in packed if state.array(read.tensor) is not None}
-    alone = Nest(nest.target, nest.type, nest.axes, e, nest.origins)
-    found = convolution.recognize(alone, state.types, constants, DType.I32)
-    if isinstance(found, str) or found.channels > 1:
+    found = convolution_of(nest, e, constants, state)
+    if found is None or found.channels > 1:
         return None
     row = found.windows[-1]
     if row.stride == 1 and row.size <= 3:

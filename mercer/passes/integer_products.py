@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from mercer.ir.convolution import Convolution, recognize
 from mercer.ir.index import Axis, Call, Expr, Read, Reduce, variables
 from mercer.ir.integers import ZERO, IntExpr
 from mercer.ir.nests import Nest, Nests, Statement
@@ -41,6 +42,13 @@ def factors_of(e: Reduce, state: Integers) -> tuple[Read, Read] | str:
         case _:
             pass
     return "it is no sum of products with a constant"
+
+
+def convolution_of(nest: Nest, e: Reduce, weights: Collection[str], state: Integers) -> Convolution | None:
+    """The convolution of i32 with one of the `weights` that a sum is, whatever its nest does with it."""
+    alone = Nest(nest.target, nest.type, nest.axes, e, nest.origins)
+    found = recognize(alone, state.types, weights, DType.I32)
+    return None if isinstance(found, str) else found
 
 
 def plain_read(e: Expr) -> Read | None:

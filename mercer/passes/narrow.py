@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mercer.ir import convolution
+from mercer.ir.convolution import Convolution
 from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, call, computed, reads, variables, walk
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType
 from mercer.passes.integer_bounds import Integers, too_few_terms
-from mercer.passes.integer_products import exchange_products, lies_in_groups, plain_read
+from mercer.passes.integer_products import convolution_of, exchange_products, lies_in_groups, plain_read
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -66,19 +66,16 @@ class Narrow(Pass):
 
     def _no_convolution(self, nest: Nest, e: Reduce, weight: Read, state: Integers) -> str | None:
         """None for a convolution of several channels of many pixels, or of each by itself with pairs in its rows."""
-        read = {weight.tensor}
-        found = convolution.recognize(
-            Nest(nest.target, nest.type, nest.axes, e, nest.origins), state.types, read, DType.I32
-        )
-        if not isinstance(found, str) and found.channels > 1 and found.pixels >= self.min_lanes:
+        found = convolution_of(nest, e, {weight.tensor}, state)
+        if found is not None and found.channels > 1 and found.pixels >= self.min_lanes:
             return None
-        if isinstance(found, str) or not self._has_row_pairs(found):
+        if found is None or not self._has_row_pairs(found):
             return "its products have no pairs"
         row = found.windows[-1]
         few = row.size <= 3 and row.outputs < self.min_row
         return f"its rows of {row.outputs} fill a part of a vector of pairs" if few else None
 
-    def _has_row_pairs(self, found: convolution.Convolution) -> bool:
+    def _has_row_pairs(self, found: Convolution) -> bool:
         """Whether neighbours in a row of one channel are the pairs."""
         row = found.windows[-1]
         fits = len(found.windows) == 2 and 1 < row.size <= found.taps <= self.max_taps

@@ -6,7 +6,6 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mercer.ir import convolution
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Const, Expr, Read, Reduce, Reducer, call, variables
 from mercer.ir.integers import IntExpr
@@ -14,7 +13,7 @@ from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.packed import BYTES_FEATURE, SIGN
 from mercer.ir.types import Data, DType, TensorType
 from mercer.passes.integer_bounds import Integers, too_few_terms
-from mercer.passes.integer_products import exchange_products, lies_in_groups
+from mercer.passes.integer_products import convolution_of, exchange_products, lies_in_groups
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 from mercer.passes.winograd import beats_bytes
@@ -61,9 +60,8 @@ class NarrowBytes(Pass):
             return few
         if lies_in_groups(4, nest, e, (data, weight), state.types[data.tensor], self.min_lanes):
             return None
-        alone = Nest(nest.target, nest.type, nest.axes, e, nest.origins)
-        found = convolution.recognize(alone, state.types, {weight.tensor}, DType.I32)
-        if isinstance(found, str) or found.channels < 3 or found.pixels < self.min_lanes:
+        found = convolution_of(nest, e, {weight.tensor}, state)
+        if found is None or found.channels < 3 or found.pixels < self.min_lanes:
             return "its products have no fours"
         if beats_bytes(found, state):
             return "pairs in Winograd's algorithm take less time"

@@ -312,8 +312,8 @@ def _tvm_library(name: str) -> Path:
     return Path(spec.submodule_search_locations[0], "lib", name)
 
 
-def settle_threads() -> int:
-    """What TVM reads about threads before its first call; gives `default_threads`, which its pool has.
+def settle_threads() -> None:
+    """Settle what TVM reads about threads before its first call. Its pool has `default_threads`.
 
     Threads without work sleep after TVM_THREAD_POOL_SPIN_COUNT rounds: SPINS unless set, where TVM takes 300,000. All
     threads, the caller's above all, keep the processors that they may use: unless TVM_BIND_THREADS is set, TVM does not
@@ -321,7 +321,7 @@ def settle_threads() -> int:
     """
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPINS))
-    return default_threads()
+    default_threads()
 
 
 def default_threads() -> int:

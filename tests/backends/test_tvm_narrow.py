@@ -149,8 +149,15 @@ DEPTHWISE = [
 ]
 
 
+SHORT_ROWS = [
+    Case(3, 3, 7, 7, groups=3, batch="3"),
+    Case(3, 3, 70, 4, kernel=(5, 2), groups=3, pad=2),
+]
+"""Of results: pairs would fill too little of a vector."""
+
+
 @pytest.mark.parametrize("rest", ["y", REQUANTIZED, "requantize(y, m; shift = 41, zero = -7)"])
-@pytest.mark.parametrize("case", DEPTHWISE, ids=str)
+@pytest.mark.parametrize("case", [*DEPTHWISE, *SHORT_ROWS], ids=str)
 @pytest.mark.parametrize("zero", [0, -128])
 def test_depthwise_convolutions(case: Case, zero: int, rest: str) -> None:
     """Results at even and at odd places have sums of their own, which are stored apart where `y` is read again."""
@@ -162,7 +169,8 @@ def test_depthwise_convolutions(case: Case, zero: int, rest: str) -> None:
         "scale": (rng.integers(2**22, 2**23, (case.outputs, 1, 1)) * 2 + 1).astype(np.float32) * 128,
     }
     fired = rewrites(mercer.parse_text(text), weights, codes(3, case.channels, case.height, case.width))
-    assert fired == ("products_of_i16 scale_in_f32" if "scale" in text.split("return")[1] else "products_of_i16")
+    products = "sum_in_f32" if case in SHORT_ROWS else "products_of_i16"
+    assert fired.split() == sorted([products, *(["scale_in_f32"] if "scale" in text.split("return")[1] else [])])
 
 
 @pytest.mark.parametrize("target", ["cpu", "cpu:generic"])

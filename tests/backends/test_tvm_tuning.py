@@ -253,17 +253,18 @@ def test_no_time_is_no_candidates() -> None:
 def test_a_worker_has_the_threads_that_it_says() -> None:
     """In a process of its own: TVM would take half of the processors unless told otherwise before its first call."""
     code = (
-        "import tvm, sys\n"
+        "import sys, tvm\n"
         "from mercer.backends.tvm.target import parse\n"
         "from mercer.backends.tvm.tuning import worker\n"
-        "here = worker.local(parse('cpu:avx2'), int(sys.argv[1]))\n"
-        "print(here.threads, tvm.get_global_func('runtime.NumThreads')())"
+        "for asked in map(int, sys.argv[1:]):\n"
+        "    here = worker.local(parse('cpu:avx2'), asked)\n"
+        "    print(here.threads, tvm.get_global_func('runtime.NumThreads')())"
     )
     unset = {name: value for name, value in os.environ.items() if name != "TVM_NUM_THREADS"}
-    for asked, given in ((1, 1), (physical_cores(), physical_cores()), (1000, physical_cores())):
-        command = [sys.executable, "-c", code, str(asked)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=unset)
-        assert done.stdout == f"{given} {given}\n"
+    given = {physical_cores(): physical_cores(), 1: 1, 1000: physical_cores()}
+    command = [sys.executable, "-c", code, *map(str, given)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=unset)
+    assert done.stdout.splitlines() == [f"{threads} {threads}" for threads in given.values()]
 
 
 def test_a_worker_that_fails_is_said() -> None:

@@ -139,6 +139,12 @@ def cut(nest: Nest, parts: Mapping[str, tuple[Axis, Axis]]) -> Nest:
     return replace(nest, axes=axes, body=substitute(nest.body, indices), type=type)
 
 
+def in_pieces(nest: Nest, axis: Axis, number: int) -> Nest:
+    """The nest with one of its axes cut into so many equal pieces, for all threads."""
+    piece = Axis(f"{axis.name}.piece", IntExpr.constant(number))
+    return cut(nest, {axis.name: (piece, replace(axis, extent=axis.extent // number))})
+
+
 def _merge_output(nest: Nest) -> Nest:
     axes, body = merge(nest.axes, nest.body)
     shape = tuple(axis.extent for axis in axes)

@@ -14,7 +14,7 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm.analysis import bound, flatten, free, free_in_integer, is_computed, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, Units, most_pieces, operations
-from mercer.backends.tvm.schedules.normalize import all_axes, cut, ranges_of
+from mercer.backends.tvm.schedules.normalize import all_axes, in_pieces, ranges_of
 from mercer.backends.tvm.vector_math import OF_REGISTERS, TirExpr
 from mercer.ir.index import Axis, Call, Read, Reduce, Reducer, computed, reads, walk
 from mercer.ir.integers import ONE, ZERO, IntExpr
@@ -30,8 +30,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     if refusal := _refuse(nest, lane):
         return refusal
     if (pieces := _pieces(problem, lane)) > 1:
-        parts = Axis(f"{lane.name}.piece", IntExpr.constant(pieces)), replace(lane, extent=lane.extent // pieces)
-        return plan(replace(problem, nest=cut(nest, {lane.name: parts})))
+        return plan(replace(problem, nest=in_pieces(nest, lane, pieces)))
     free_axes = _independent_of_positions(nest, lane)
     looped = [axis for axis in nest.axes if axis not in (lane, *free_axes)]
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)

@@ -16,17 +16,14 @@ from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.schedules import windows
 from mercer.backends.tvm.schedules.common import Choice, Problem, Refusal, Schedule, at_outer, count, pick
 from mercer.backends.tvm.schedules.stencil_tile import BUFFER, UNROLLED, Group, Line, Plane, band
-from mercer.backends.tvm.schedules.windows import Windows
+from mercer.backends.tvm.schedules.windows import BAND, Windows
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis
 from mercer.ir.integers import IntExpr
 from mercer.ir.types import TensorType
 
 LARGEST = 6144
 """Elements of a band, which should stay in the first-level cache."""
-
-BAND = "band"
 
 CYCLE = 0.3
 """Nanoseconds."""
@@ -64,8 +61,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
         return Refusal("stencil", "a tall window with stride or dilation")
     best, options = picked
     geometry = best.geometry
-    # as convolutions go, pixels before channels: threads find much of the source in caches of their own
-    outer = (*found.outer[:-1], Axis(BAND, IntExpr.constant(geometry.bands)), *found.outer[-1:])
+    outer = found.units(geometry.bands)
     cost = CYCLE * best.cycles / geometry.bands
 
     def emit(scope: Scope, unit: TirExpr) -> None:

@@ -25,7 +25,7 @@ from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.schedules import blocks, operands, windows
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count
 from mercer.backends.tvm.schedules.stencil_tile import BUFFER, COLUMN, ROW, vectors
-from mercer.backends.tvm.schedules.windows import Along, Windows
+from mercer.backends.tvm.schedules.windows import BAND, Along, Windows
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Call, Const, Expr, Read, call, reads, transform
@@ -34,7 +34,6 @@ from mercer.ir.nests import Nest
 from mercer.ir.types import Data, DType, TensorType
 
 FAMILY = "stencil"
-BAND = "band"
 
 LARGEST = 12288
 """Elements of a band, which should stay in the first-level cache."""
@@ -70,7 +69,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     total = replace(found.reduction, body=call("mul", found.source, read))
     body = transform(found.nest.body, lambda e: total if e == found.reduction else e)
     kernel = _Kernel(pairs, replace(found.nest, body=body), total, read)
-    outer = (*found.outer, Axis(BAND, IntExpr.constant(pairs.bands)))
+    outer = found.units(pairs.bands)
 
     def emit(scope: Scope, unit: TirExpr) -> None:
         inside = at_outer(scope, outer, unit)

@@ -12,7 +12,7 @@ from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free, is_computed, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, Units, most_pieces, operations
-from mercer.backends.tvm.schedules.normalize import cut, position
+from mercer.backends.tvm.schedules.normalize import in_pieces, position
 from mercer.backends.tvm.schedules.pointwise import along, interior, is_exact
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr, Read, Reduce, children, reads, walk
@@ -36,8 +36,10 @@ def plan(problem: Problem) -> Schedule | Refusal:
     place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
     area = last.extent.value * across.extent.value
     units = Units.of(others, 0.5 * area * (1.0 + operations(nest.body) / lanes))
-    if units.count == ONE and (pieces := _pieces(nest, (last, across), block, units.cost)):
-        return plan(replace(problem, nest=cut(nest, pieces)))
+    if units.count == ONE:
+        axis, pieces = _pieces(nest, (last, across), block, units.cost)
+        if pieces > 1:
+            return plan(replace(problem, nest=in_pieces(nest, axis, pieces)))
     edges = interior(nest, problem, across)
 
     def piece(scope: Scope) -> None:
@@ -69,17 +71,17 @@ def plan(problem: Problem) -> Schedule | Refusal:
     return Schedule("transpose", detail, nest, units.count, units.cost, emit, once=once)
 
 
-def _pieces(nest: Nest, axes: Sequence[Axis], block: int, cost: float) -> dict[str, tuple[Axis, Axis]]:
-    """One of the axes as two, for all threads; none where a read has a border, or where it has no whole blocks."""
+def _pieces(nest: Nest, axes: Sequence[Axis], block: int, cost: float) -> tuple[Axis, int]:
+    """The one of the axes that makes most pieces of whole blocks; one piece where a read has a border."""
     if any(isinstance(e, Read) and e.pad is not None for e in walk(nest.body)):
-        return {}
-    whole = {axis: axis.extent.value // block for axis in axes if axis.extent.value % block == 0}
-    counts = {axis: most_pieces(number, cost / number) for axis, number in whole.items()}
-    axis = max(counts, key=lambda each: counts[each], default=None)
-    if axis is None or counts[axis] == 1:
-        return {}
-    piece = Axis(f"{axis.name}.piece", IntExpr.constant(counts[axis]))
-    return {axis.name: (piece, replace(axis, extent=axis.extent // counts[axis]))}
+        return axes[0], 1
+
+    def pieces(axis: Axis) -> int:
+        number, rest = divmod(axis.extent.value, block)
+        return 1 if rest else most_pieces(number, cost / number)
+
+    best = max(axes, key=pieces)
+    return best, pieces(best)
 
 
 def turned(rows: Sequence[TirExpr]) -> list[TirExpr]:
