@@ -351,9 +351,15 @@ class Scope:
 
 
 def loops(scope: Scope, axes: Sequence[Axis], body: Any) -> None:
-    """Serial loops over `axes`, the last one innermost; `body` gets the scope inside."""
+    """Serial loops over `axes`, the last one innermost; `body` gets the scope inside.
+
+    There is none over a single index: LLVM would keep all that it stores in registers until the loop ends.
+    """
     if not axes:
         body(scope)
+        return
+    if axes[0].extent == ONE:
+        loops(scope.inside(axes[:1], [int64(0)]), axes[1:], body)
         return
     with T.serial(int64(0), scope.integer(axes[0].extent)) as index:
         loops(scope.inside(axes[:1], [index]), axes[1:], body)

@@ -306,7 +306,8 @@ def _without_half_turns(x: TirExpr, turn: float) -> tuple[TirExpr, TirExpr]:
     """
     turns = x * const(x, 1 / math.pi) + const(x, turn) if turn else x * const(x, 1 / math.pi)
     shifted = kept(bits(turns + const(x, ROUNDER)))
-    n = let(const(x, turn) - let(from_bits(shifted) - const(x, ROUNDER)))
+    rounded = from_bits(shifted)
+    n = let(const(x, turn) - let(rounded - const(x, ROUNDER)) if turn else const(x, ROUNDER) - rounded)
     r = x
     for part in _PI_PARTS:
         r = fused(n, const(x, part), r)
