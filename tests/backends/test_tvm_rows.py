@@ -9,19 +9,21 @@ import pytest
 
 from mercer.ir.index import Expr, Reducer, call
 from mercer.ir.nests import Nest, Nests
-from mercer.ir.types import Array, DType
+from mercer.ir.types import Array, DType, TensorType
 from tests.backends.tvm_programs import (
     Binary,
     assert_agrees,
     axes,
     build,
     generator,
+    index,
     mul,
     nest,
     normal,
     number,
     program,
     read,
+    reshape,
     tensor,
     total,
 )
@@ -158,6 +160,50 @@ def test_softmax_of_products_with_keys() -> None:
     nests = program(inputs, {}, statements, "y")
     binary = check(nests, {"q": (3, -1, 16), "k": (3, 60, 16), "v": (3, 60, 24)})
     assert "rows" in binary.families
+
+
+def softmax_of_parts(rows: int | str, *outputs: str) -> Nests:
+    """Over each of four parts of a row, which a reshape cuts."""
+    exponent = call("exp", call("sub", read("parts", "n", "g", "k"), read("top", "n", "g")))
+    statements = [
+        dense("h", "x", rows, 24, 36),
+        reshape("parts", "h", tensor(rows, 4, 9)),
+        nest("top", axes(n=rows, g=4), total(read("parts", "n", "g", "k"), Reducer.MAX, k=9)),
+        nest("e", axes(n=rows, g=4, k=9), exponent),
+        nest("y", axes(n=rows, g=4, k=9), call("div", read("e", "n", "g", "k"), total(read("e", "n", "g", "l"), l=9))),
+    ]
+    return program({"x": tensor(rows, 24)}, {"wh": normal(36, 24)}, statements, *outputs)
+
+
+@pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize("rows", [97, "N"])
+def test_rows_go_through_a_reshape_that_cuts_them(target: str, rows: int | str) -> None:
+    binary = check(softmax_of_parts(rows, "y"), {"x": (rows if isinstance(rows, int) else -1, 24)}, target)
+    assert binary.families == ["rows"]
+
+
+@pytest.mark.parametrize("output", ["h", "parts"])
+def test_a_reshape_is_kept_for_who_else_wants_it(output: str) -> None:
+    binary = check(softmax_of_parts("N", "y", output), {"x": (-1, 24)})
+    assert (binary.families == ["rows"]) == (output == "h")
+
+
+@pytest.mark.parametrize(
+    ("parts", "reader"),
+    [
+        (tensor(24, 4, 9), nest("y", axes(g=4, n=24, k=9), call("exp", read("parts", "n", "g", "k")))),
+        (
+            tensor(24, 4, 9),
+            nest("y", axes(n=24, g=4), total(read("parts", "n", index("g") + index("k"), 0, pad=0.0), k=2)),
+        ),
+        (tensor(8, 3, 36), nest("y", axes(a=8, b=3, m=36), call("exp", read("parts", "a", "b", "m")))),
+    ],
+    ids=["other rows first", "padding", "cut rows"],
+)
+def test_a_reshape_is_kept_where_its_readers_have_other_rows(parts: TensorType, reader: Nest) -> None:
+    statements = [dense("h", "x", 24, 24, 36), reshape("parts", "h", parts), reader]
+    nests = program({"x": tensor(24, 24)}, {"wh": normal(36, 24)}, statements, "y")
+    assert check(nests, {"x": (24, 24)}).families != ["rows"]
 
 
 def test_two_outputs_and_a_residual() -> None:

@@ -18,6 +18,7 @@ from mercer.backends.tvm.rows import Rows, grouped
 from mercer.backends.tvm.sampled import with_samples
 from mercer.backends.tvm.schedules.choose import choose
 from mercer.backends.tvm.schedules.common import Problem, Schedule
+from mercer.backends.tvm.split_axes import without_splits
 from mercer.backends.tvm.target import Target
 from mercer.backends.tvm.tuning.database import UNTUNED, Tuned
 from mercer.backends.tvm.tuning.kernel import kernel_of
@@ -81,7 +82,7 @@ def planned(nests: Nests, target: Target, tuned: Tuned = UNTUNED) -> Plan:
         for statement in statements:
             plan.add(statement)
         return plan
-    units, alone = grouped(statements, plan.outputs, plan.types)
+    units, alone = grouped(without_splits(statements, plan.outputs, plan.types), plan.outputs, plan.types)
     for unit in units:
         if isinstance(unit, Rows):
             plan.add_rows(unit)

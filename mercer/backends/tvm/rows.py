@@ -183,9 +183,28 @@ def _obstacle(nest: Nest, rank: int, types: Mapping[str, TensorType]) -> str | N
 
 
 def _is_window(index: IntExpr, nest: Nest) -> bool:
-    """Whether an index of the result and one of a reduction meet in it."""
+    """Whether an index of the result and one of a reduction meet in it, other than as a block and a place within it."""
     own = {axis.name for axis in nest.axes}
-    return len({atom.name in own for atom in index.atoms() if isinstance(atom, Var)}) > 1
+    mixed = len({atom.name in own for atom in index.atoms() if isinstance(atom, Var)}) > 1
+    return mixed and not _in_blocks(index, nest)
+
+
+def _in_blocks(index: IntExpr, nest: Nest) -> bool:
+    """Whether the result goes on by more than a reduction reaches, so that it sums blocks that do not overlap."""
+    own = {axis.name for axis in nest.axes}
+    summed = {axis.name: axis.extent for e in walk(nest.body) if isinstance(e, Reduce) for axis in e.axes}
+    reach, step = 0, math.inf
+    for monomial, factor in index.terms:
+        match monomial:
+            case ():
+                pass
+            case (Var(name),) if name in own:
+                step = min(step, factor)
+            case (Var(name),) if name in summed and summed[name].is_constant:
+                reach += abs(factor) * (summed[name].value - 1)
+            case _:
+                return False
+    return reach < step
 
 
 def _too_few(axes: Sequence[Axis]) -> str | None:
