@@ -190,7 +190,8 @@ def _is_window(index: IntExpr, nest: Nest) -> bool:
 
 
 def _in_blocks(index: IntExpr, nest: Nest) -> bool:
-    """Whether the result goes on by more than a reduction reaches, so that it sums blocks that do not overlap."""
+    """Whether the result goes on by more than a reduction reaches, so that it sums blocks that do not overlap. A window
+    of one element is none: those are images, which have families of their own."""
     own = {axis.name for axis in nest.axes}
     summed = {axis.name: axis.extent for e in walk(nest.body) if isinstance(e, Reduce) for axis in e.axes}
     reach, step = 0, math.inf
@@ -204,7 +205,7 @@ def _in_blocks(index: IntExpr, nest: Nest) -> bool:
                 reach += abs(factor) * (summed[name].value - 1)
             case _:
                 return False
-    return reach < step
+    return 0 < reach < step
 
 
 def _too_few(axes: Sequence[Axis]) -> str | None:
