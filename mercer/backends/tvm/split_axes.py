@@ -10,7 +10,7 @@ from mercer.backends.tvm.analysis import flatten
 from mercer.ir.index import Expr, Read, reads, transform
 from mercer.ir.integers import ONE, IntExpr
 from mercer.ir.lower import read_names
-from mercer.ir.nests import Nest, Primitive, Statement, defined
+from mercer.ir.nests import Nest, Primitive, Statement
 from mercer.ir.types import TensorType
 
 
@@ -20,21 +20,24 @@ def without_splits(
     """The same program without reshapes that cut the last axis of what a nest computes, where all readers are nests
     that read it at their own rows: a group of rows would end there."""
     computed = {statement.target for statement in statements if isinstance(statement, Nest)}
-    found = list(statements)
-    for view in statements:
+    readers: dict[str, list[int]] = {}
+    for number, statement in enumerate(statements):
+        for name in read_names(statement):
+            readers.setdefault(name, []).append(number)
+    found: dict[int, Statement] = dict(enumerate(statements))
+    for number, view in enumerate(statements):
         if not isinstance(view, Primitive) or view.name != "reshape":
             continue
         (source,), target = view.operands, view.targets[0].name
+        if source not in computed or target in outputs or not _cuts(types[source], types[target]):
+            continue
         rank = len(types[source].shape) - 1
-        readers = [s for s in found if target in read_names(s)]
-        rowwise = all(isinstance(s, Nest) and _own_rows(s, target, rank) for s in readers)
-        if source in computed and target not in outputs and rowwise and _cuts(types[source], types[target]):
-            names = {defined(s)[0].name for s in readers}
-            found.remove(view)
-            found = [
-                _reading(s, target, source, types) if isinstance(s, Nest) and s.target in names else s for s in found
-            ]
-    return found
+        places = readers.get(target, [])
+        nests = {k: s for k in places if isinstance(s := found[k], Nest) and _own_rows(s, target, rank)}
+        if len(nests) == len(places):
+            del found[number]
+            found |= {k: _reading(s, target, source, types) for k, s in nests.items()}
+    return list(found.values())
 
 
 def _cuts(source: TensorType, target: TensorType) -> bool:
