@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mercer.backends.tvm.analysis import flatten
+from mercer.backends.tvm.analysis import elements, flatten
 from mercer.ir.index import Expr, Read, reads, transform
-from mercer.ir.integers import ONE, IntExpr
+from mercer.ir.integers import IntExpr
 from mercer.ir.lower import read_names
-from mercer.ir.nests import Nest, Primitive, Statement
+from mercer.ir.nests import Nest, Primitive, Statement, defined
 from mercer.ir.types import TensorType
 
 
@@ -20,24 +19,18 @@ def without_splits(
     """The same program without reshapes that cut the last axis of what a nest computes, where all readers are nests
     that read it at their own rows: a group of rows would end there."""
     computed = {statement.target for statement in statements if isinstance(statement, Nest)}
-    readers: dict[str, list[int]] = {}
-    for number, statement in enumerate(statements):
-        for name in read_names(statement):
-            readers.setdefault(name, []).append(number)
-    found: dict[int, Statement] = dict(enumerate(statements))
-    for number, view in enumerate(statements):
-        if not isinstance(view, Primitive) or view.name != "reshape":
-            continue
-        (source,), target = view.operands, view.targets[0].name
-        if source not in computed or target in outputs or not _cuts(types[source], types[target]):
-            continue
-        rank = len(types[source].shape) - 1
-        places = readers.get(target, [])
-        nests = {k: s for k in places if isinstance(s := found[k], Nest) and _own_rows(s, target, rank)}
-        if len(nests) == len(places):
-            del found[number]
-            found |= {k: _reading(s, target, source, types) for k, s in nests.items()}
-    return list(found.values())
+    views = [s for s in statements if isinstance(s, Primitive) and s.name == "reshape" and s.operands[0] in computed]
+    sources = {view.targets[0].name: view.operands[0] for view in views}
+    cuts = {name for name, source in sources.items() if name not in outputs and _cuts(types[source], types[name])}
+    if not cuts:
+        return list(statements)
+    for statement in statements:
+        for name in read_names(statement) & cuts:
+            if not isinstance(statement, Nest) or not _own_rows(statement, name, types[sources[name]]):
+                cuts.remove(name)
+    gone = {name: (sources[name], types[name]) for name in cuts}
+    left = [statement for statement in statements if defined(statement)[0].name not in gone]
+    return [_reading(s, gone, types) if isinstance(s, Nest) and read_names(s) & cuts else s for s in left]
 
 
 def _cuts(source: TensorType, target: TensorType) -> bool:
@@ -47,23 +40,26 @@ def _cuts(source: TensorType, target: TensorType) -> bool:
     return (
         target.shape[: len(rows)] == tuple(rows)
         and len(parts) > 1
-        and all(size.is_constant for size in (last, *parts))
-        and math.prod(parts, start=ONE) == last
+        and all(size.is_constant for size in parts)
+        and elements(parts) == last
     )
 
 
-def _own_rows(nest: Nest, name: str, rank: int) -> bool:
+def _own_rows(nest: Nest, name: str, source: TensorType) -> bool:
+    rank = len(source.shape) - 1
     own = tuple(IntExpr.var(axis.name) for axis in nest.axes[:rank])
-    return all(r.pad is None and r.indices[:rank] == own for r in reads(nest.body) if r.tensor == name)
+    return all(read.pad is None and read.indices[:rank] == own for read in reads(nest.body) if read.tensor == name)
 
 
-def _reading(nest: Nest, target: str, source: str, types: Mapping[str, TensorType]) -> Nest:
-    rank = len(types[source].shape) - 1
-    parts = replace(types[target], shape=types[target].shape[rank:])
+def _reading(nest: Nest, gone: Mapping[str, tuple[str, TensorType]], types: Mapping[str, TensorType]) -> Nest:
+    """The nest with reads of sources, under the names of what is gone, whose types are beside them."""
 
     def change(e: Expr) -> Expr:
-        if not isinstance(e, Read) or e.tensor != target:
+        if not isinstance(e, Read) or e.tensor not in gone:
             return e
-        return replace(e, tensor=source, indices=(*e.indices[:rank], flatten(e.indices[rank:], parts)))
+        source, type = gone[e.tensor]
+        rank = len(types[source].shape) - 1
+        last = flatten(e.indices[rank:], replace(type, shape=type.shape[rank:]))
+        return replace(e, tensor=source, indices=(*e.indices[:rank], last))
 
     return replace(nest, body=transform(nest.body, change))
