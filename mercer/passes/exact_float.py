@@ -75,10 +75,12 @@ def _slow(nest: Nest, e: Reduce, reason: str | None, state: Integers) -> str | N
     found = convolution_of(nest, e, constants, state)
     if found is None or found.channels > 1:
         return None
-    row = found.windows[-1]
-    if row.stride == 1 and row.size <= 3:
+    row, is_pair = found.windows[-1], packed[0].dtype is DType.I16
+    if is_pair and row.stride == 1 and row.size <= 3:
         return f"pairs in its rows of {row.size} taps take as many instructions as f32"
-    return f"its rows of {row.outputs} fill a part of a vector of pairs" if row.outputs < SHORT else None
+    if row.outputs < SHORT:
+        return f"its rows of {row.outputs} fill a part of a vector of {'pairs' if is_pair else 'fours'}"
+    return None
 
 
 @dataclass

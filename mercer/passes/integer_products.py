@@ -76,6 +76,13 @@ def lies_in_groups(count: int, nest: Nest, e: Reduce, factors: tuple[Read, Read]
     return any(axis.extent.is_constant and axis.extent.value >= lanes for axis in outputs)
 
 
+def lies_in_rows(found: Convolution, most: int) -> bool:
+    """Whether neighbours in the rows of windows of one channel are the groups, in windows of at most so many terms."""
+    row = found.windows[-1]
+    fits = len(found.windows) == 2 and 1 < row.size <= found.taps <= most
+    return fits and found.channels == 1 < found.groups and row.stride <= 2 and row.dilation == 1
+
+
 def _is_step(place: IntExpr, axis: Axis) -> bool:
     """Whether the place in memory grows by one with the index."""
     rest = place - IntExpr.var(axis.name)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mercer.ir.convolution import Convolution
 from mercer.ir.index import Call, Const, Expr, Read, Reduce, Reducer, call, computed, reads, variables, walk
 from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.types import DType
 from mercer.passes.integer_bounds import Integers, too_few_terms
-from mercer.passes.integer_products import convolution_of, exchange_products, lies_in_groups, plain_read
+from mercer.passes.integer_products import convolution_of, exchange_products, lies_in_groups, lies_in_rows, plain_read
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -69,17 +68,11 @@ class Narrow(Pass):
         found = convolution_of(nest, e, {weight.tensor}, state)
         if found is not None and found.channels > 1 and found.pixels >= self.min_lanes:
             return None
-        if found is None or not self._has_row_pairs(found):
+        if found is None or not lies_in_rows(found, self.max_taps):
             return "its products have no pairs"
         row = found.windows[-1]
         few = row.size <= 3 and row.outputs < self.min_row
         return f"its rows of {row.outputs} fill a part of a vector of pairs" if few else None
-
-    def _has_row_pairs(self, found: Convolution) -> bool:
-        """Whether neighbours in a row of one channel are the pairs."""
-        row = found.windows[-1]
-        fits = len(found.windows) == 2 and 1 < row.size <= found.taps <= self.max_taps
-        return fits and found.channels == 1 < found.groups and row.stride <= 2 and row.dilation == 1
 
 
 def _has_samples(tensor: str, state: Integers) -> bool:

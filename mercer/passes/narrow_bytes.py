@@ -13,7 +13,7 @@ from mercer.ir.nests import Nest, Nests, Statement
 from mercer.ir.packed import BYTES_FEATURE, SIGN
 from mercer.ir.types import Data, DType, TensorType
 from mercer.passes.integer_bounds import Integers, too_few_terms
-from mercer.passes.integer_products import convolution_of, exchange_products, lies_in_groups
+from mercer.passes.integer_products import convolution_of, exchange_products, lies_in_groups, lies_in_rows
 from mercer.passes.ledger import Cost, Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 from mercer.passes.winograd import beats_bytes
@@ -38,6 +38,7 @@ class NarrowBytes(Pass):
     level: ClassVar[Level] = Level.NESTS
     min_terms: int = 16
     min_lanes: int = 16
+    max_taps: int = 64
 
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         if BYTES_FEATURE not in context.features:
@@ -56,11 +57,13 @@ class NarrowBytes(Pass):
         return exchange_products(nests, state, attempt, record)
 
     def _obstacle(self, nest: Nest, e: Reduce, data: Read, weight: Read, state: Integers) -> str | None:
+        found = convolution_of(nest, e, {weight.tensor}, state)
+        if found is not None and lies_in_rows(found, self.max_taps):
+            return None
         if few := too_few_terms(e, self.min_terms, _outputs(nest, weight)):
             return few
         if lies_in_groups(4, nest, e, (data, weight), state.types[data.tensor], self.min_lanes):
             return None
-        found = convolution_of(nest, e, {weight.tensor}, state)
         if found is None or found.channels < 3 or found.pixels < self.min_lanes:
             return "its products have no fours"
         if beats_bytes(found, state):

@@ -37,6 +37,7 @@ from mercer.passes.hoist import Hoist
 from mercer.passes.manager import Lower, Pass, parse_pipeline
 from mercer.passes.narrow import Narrow
 from mercer.passes.narrow_bytes import NarrowBytes
+from mercer.passes.narrow_reads import NarrowReads
 from mercer.passes.narrow_samples import NarrowSamples
 from mercer.passes.order_products import OrderProducts
 from mercer.passes.pairwise import Pairwise
@@ -60,6 +61,7 @@ INFERENCE: tuple[Pass, ...] = (
     NarrowBytes(),
     Narrow(),  # before fuse, while the integers that it reads have nests of their own
     ExactFloat(),  # what is left
+    NarrowReads(),  # of what now has narrower copies
     Pairwise(),  # before simplify, which hides squares, and before fuse, while a distance still stands alone
     Simplify(),
     ChunkScan(),  # before fuse, while factors stand alone

@@ -9,7 +9,17 @@ import pytest
 
 import mercer
 from mercer.backends.tvm.target import host_level
-from tests.backends.test_tvm_narrow import LINEAR, REQUANTIZED, Case, codes, rewrites
+from tests.backends.test_tvm_narrow import (
+    DEPTHWISE,
+    LINEAR,
+    REQUANTIZED,
+    SCALED,
+    SHORT_ROWS,
+    Case,
+    codes,
+    depthwise,
+    rewrites,
+)
 
 pytestmark = pytest.mark.skipif(host_level() != "vnni", reason="this CPU does not multiply bytes")
 
@@ -50,6 +60,15 @@ CASES = [
 @pytest.mark.parametrize("zero", [0, -128, 127, 5])
 def test_convolutions(case: Case, zero: int, rest: str) -> None:
     assert case.rewrites(zero, rest, "cpu") == "products_of_bytes"
+
+
+@pytest.mark.parametrize("rest", ["y", REQUANTIZED, SCALED])
+@pytest.mark.parametrize("case", [*DEPTHWISE, *SHORT_ROWS], ids=str)
+@pytest.mark.parametrize("zero", [0, -128, 127, 5])
+def test_fours_of_taps(case: Case, zero: int, rest: str) -> None:
+    """Results at four kinds of places have sums of their own, which are stored apart where `y` is read again."""
+    expected = {"products_of_bytes"} | ({"scale_in_f32"} if rest == SCALED else set())
+    assert set(depthwise(case, zero, rest, "cpu").split()) == expected
 
 
 @pytest.mark.parametrize("case", FEW, ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,15 @@ def add_quad(total: TirExpr, a: TirExpr, b: TirExpr) -> TirExpr:
     for at in (0, 8, 16, 24):
         total = add(total, ((a >> at) & 255) * ((b << (24 - at)) >> 24))
     return total
+
+
+def joined(parts: Sequence[TirExpr]) -> TirExpr:
+    """Words of the low halves of two vectors of i32, or of the low bytes of four, the first one in the lowest bits."""
+    bits = 32 // len(parts)
+    word = parts[-1] << vm.const(parts[-1], 32 - bits)
+    for k, part in enumerate(parts[:-1]):
+        word = word | ((part & vm.const(part, 2**bits - 1)) << vm.const(part, k * bits))
+    return vm.kept(word)
 
 
 def load(buffer: Any, place: TirExpr) -> TirExpr:

@@ -14,7 +14,7 @@ from mercer.backends.tvm.schedules import (
     pointwise,
     reduce,
     stencil,
-    stencil_pairs,
+    stencil_words,
     transpose,
 )
 from mercer.backends.tvm.schedules.common import Choice, Options, Problem, Schedule
@@ -46,7 +46,7 @@ def candidates(problem: Problem) -> list[Choice]:
 
 def _choose(problem: Problem) -> Schedule:
     special = (fft_convolution.plan,) if problem.nest.algorithm == "fft" else ()
-    for plan in (*special, stencil_pairs.plan, stencil.plan, convolution.plan):
+    for plan in (*special, stencil_words.plan, stencil.plan, convolution.plan):
         found = plan(problem)
         if isinstance(found, Schedule):
             return found
