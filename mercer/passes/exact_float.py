@@ -17,9 +17,6 @@ from mercer.passes.manager import Level, Pass, PassContext
 EXACT = 1 << 24
 """Integers up to this magnitude are float32 numbers, and so are their sums and products as long as they stay below."""
 
-SHORT = 14
-"""Results in a row below which vectors of pairs of taps have too much of it that is not used."""
-
 
 @dataclass(frozen=True)
 class ExactFloat(Pass):
@@ -75,11 +72,9 @@ def _slow(nest: Nest, e: Reduce, reason: str | None, state: Integers) -> str | N
     found = convolution_of(nest, e, constants, state)
     if found is None or found.channels > 1:
         return None
-    row, is_pair = found.windows[-1], packed[0].dtype is DType.I16
-    if is_pair and row.stride == 1 and row.size <= 3:
+    row = found.windows[-1]
+    if packed[0].dtype is DType.I16 and row.stride == 1 and row.size <= 3:
         return f"pairs in its rows of {row.size} taps take as many instructions as f32"
-    if row.outputs < SHORT:
-        return f"its rows of {row.outputs} fill a part of a vector of {'pairs' if is_pair else 'fours'}"
     return None
 
 

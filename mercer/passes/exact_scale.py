@@ -24,13 +24,18 @@ LARGEST = 1 << 22
 """Magnitude of the limits: a float32 of 1.5 * 2**23 more than an integer of at most so much has its bits."""
 
 
+WORD = (1 << 15) - (1 << 9)
+"""Magnitude of numbers that have 16 bits, also when a zero has been added to them or taken from them."""
+
+
 @dataclass(frozen=True)
 class ExactScale(Pass):
     """round(f64(f32(x)) * f64(s)) for (x*m + 2**(n-1)) / 2**n with a constant m, s = m/2**n, between limits.
 
     Needs Nests, best after `narrow` and `fuse`. A product of two numbers of 24 bits is exact in f64, and one f32
     multiply-add that rounds once gives its nearest integer. The scales must be f32 numbers, x smaller than 2**24, and
-    no product may lie halfway between two integers, which would be rounded up here and to even there. A cast to codes
+    no product may lie halfway between two integers, which would be rounded up here and to even there. Where 16 bits
+    hold every rounded product, it goes through i16 before it is limited, so that a backend knows it. A cast to codes
     that cannot change anything goes away. Class: bit.
     """
 
@@ -50,13 +55,17 @@ class ExactScale(Pass):
     def _scaled(self, nest: Nest, state: Integers, context: PassContext) -> Nest:
         new = nest
         for found in dict.fromkeys(filter(None, map(_limited, _parts(nest.body)))):
-            scale = _scale(found, state)
-            if isinstance(scale, str):
-                context.record_statement(self.name, "scale_in_f32", nest, Exactness.BIT, scale)
+            scaled = _scale(found, state)
+            if isinstance(scaled, str):
+                context.record_statement(self.name, "scale_in_f32", nest, Exactness.BIT, scaled)
                 continue
+            scale, largest = scaled
             product = call("mul", *(call("cast", e, dtype=DType.F64) for e in (_real(found.value), scale)))
             low, high = (Const(float(each - found.zero), DType.F64) for each in (found.low, found.high))
-            nearest = call("min", call("max", call("round", product), low), high)
+            rounded = call("round", product)
+            if largest <= WORD:
+                rounded = call("cast", call("cast", rounded, dtype=DType.I16), dtype=DType.F64)
+            nearest = call("min", call("max", rounded, low), high)
             code = call("cast", nearest, dtype=DType.I32)
             code = call("add", code, Const(found.zero, DType.I32)) if found.zero else code
             body = transform(new.body, lambda e, old=found.whole, code=code: code if e == old else e)
@@ -114,8 +123,8 @@ def _limited(e: Expr) -> _Limited | None:
     return _Limited(e, factors[0], factors[1], shift, zero, low, high)
 
 
-def _scale(found: _Limited, state: Integers) -> Expr | str:
-    """The scale in f32, or why there is none."""
+def _scale(found: _Limited, state: Integers) -> tuple[Expr, float] | str:
+    """The scale in f32 and the largest magnitude of a product with it, or why there is none."""
     match found.multiplier:
         case Const(int() as number):
             multipliers = np.array(number, np.int64)
@@ -131,15 +140,16 @@ def _scale(found: _Limited, state: Integers) -> Expr | str:
         return f"%{_name(found.value)} may be as large as {largest:.0f}"
     if (_halfway(multipliers, found.shift) <= largest).any():
         return "a product may lie halfway between two integers"
+    product = largest * float(np.abs(scales).max(initial=0.0))
     if isinstance(found.multiplier, Const):
-        return Const(float(scales), DType.F32)
+        return Const(float(scales), DType.F32), product
     assert isinstance(found.multiplier, Read)
     name = f"{found.multiplier.tensor}.scale{found.shift}"
     if name not in state.types:
         type = replace(state.types[found.multiplier.tensor], dtype=DType.F32)
         state.types[name] = type
         state.constants[name] = Constant(name, type, Data(scales.astype(np.float32)))
-    return Read(name, found.multiplier.indices, DType.F32)
+    return Read(name, found.multiplier.indices, DType.F32), product
 
 
 def _halfway(multipliers: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.float64]:

@@ -24,8 +24,8 @@ class Narrow(Pass):
     adds neighbours to i32, twice as many products as one of f32 has; it is modulo 2**32 what the sum of i32 is. Pairs
     lie along an axis of the sum: that along which the tensor lies in memory, for at least `min_lanes` outputs each, or
     the channels of a convolution or of samples of i16, or the rows of the windows of a convolution that takes each
-    channel by itself, which have at most `max_taps` terms; where fewer than `min_row` results lie in a row, three taps
-    in a row leave too much of a vector idle. Class: bit. A sum of fewer than `min_terms` terms is left alone.
+    channel by itself, which have at most `max_taps` terms. Class: bit. A sum of fewer than `min_terms` terms is left
+    alone.
     """
 
     name: ClassVar[str] = "narrow"
@@ -33,7 +33,6 @@ class Narrow(Pass):
     min_terms: int = 8
     min_lanes: int = 8
     max_taps: int = 64
-    min_row: int = 8
 
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         state = Integers(nests)
@@ -68,11 +67,8 @@ class Narrow(Pass):
         found = convolution_of(nest, e, {weight.tensor}, state)
         if found is not None and found.channels > 1 and found.pixels >= self.min_lanes:
             return None
-        if found is None or not lies_in_rows(found, self.max_taps):
-            return "its products have no pairs"
-        row = found.windows[-1]
-        few = row.size <= 3 and row.outputs < self.min_row
-        return f"its rows of {row.outputs} fill a part of a vector of pairs" if few else None
+        has_pairs = found is not None and lies_in_rows(found, self.max_taps)
+        return None if has_pairs else "its products have no pairs"
 
 
 def _has_samples(tensor: str, state: Integers) -> bool:

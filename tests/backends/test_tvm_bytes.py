@@ -14,11 +14,11 @@ from tests.backends.test_tvm_narrow import (
     LINEAR,
     REQUANTIZED,
     SCALED,
-    SHORT_ROWS,
     Case,
     codes,
-    depthwise,
     rewrites,
+    scaled,
+    slow,
 )
 
 pytestmark = pytest.mark.skipif(host_level() != "vnni", reason="this CPU does not multiply bytes")
@@ -63,12 +63,32 @@ def test_convolutions(case: Case, zero: int, rest: str) -> None:
 
 
 @pytest.mark.parametrize("rest", ["y", REQUANTIZED, SCALED])
-@pytest.mark.parametrize("case", [*DEPTHWISE, *SHORT_ROWS], ids=str)
+@pytest.mark.parametrize("case", DEPTHWISE, ids=str)
 @pytest.mark.parametrize("zero", [0, -128, 127, 5])
 def test_fours_of_taps(case: Case, zero: int, rest: str) -> None:
     """Results at four kinds of places have sums of their own, which are stored apart where `y` is read again."""
     expected = {"products_of_bytes"} | ({"scale_in_f32"} if rest == SCALED else set())
-    assert set(depthwise(case, zero, rest, "cpu").split()) == expected
+    assert set(scaled(case, zero, rest, "cpu").split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "rest", "is_line"),
+    [
+        (Case(4, 4, 14, 14, groups=4), "y", True),
+        (Case(4, 4, 32, 32, groups=4), "y", False),
+        (Case(4, 4, 14, 14, groups=4), "i8(y + i32(x))", False),
+        (Case(4, 4, 14, 14, groups=4, stride=2), "y", False),
+    ],
+    ids=str,
+)
+def test_short_rows_lie_in_a_line(case: Case, rest: str, is_line: bool) -> None:
+    """Where the same is done with all sums."""
+    assert ("tiles in a line" in details(case, rest)) == is_line
+
+
+@pytest.mark.parametrize("case", [Case(6, 6, 12, 28, groups=6), Case(6, 6, 7, 7, groups=6)], ids=str)
+def test_fours_of_taps_are_faster_than_f32(case: Case) -> None:
+    assert slow(case, "cpu") == []
 
 
 @pytest.mark.parametrize("case", FEW, ids=str)
@@ -78,8 +98,8 @@ def test_vectors_along_channels_where_pixels_are_few(case: Case) -> None:
     assert "vectors along channels, " not in details(replace(case, channels=9))
 
 
-def details(case: Case) -> str:
-    artifact = mercer.compile(mercer.parse_text(case.text(5, "y"))).artifact
+def details(case: Case, rest: str = "y") -> str:
+    artifact = mercer.compile(mercer.parse_text(case.text(5, rest))).artifact
     return "; ".join(step["detail"] for step in artifact.manifest.entry["steps"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Call, Expr
+from mercer.ir.index import Call, Const, Expr
 from mercer.ir.packed import COUNTS
 from mercer.ir.types import Array, DType
 
@@ -21,6 +22,13 @@ DOT = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.a
 
 QUADS = {4: "llvm.x86.avx512.vpdpbusd.128", 8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
 """By the number of words; for CPUs with VNNI."""
+
+NARROW = {
+    4: "llvm.x86.sse2.packsswb.128",
+    8: "llvm.x86.avx2.packsswb",
+    16: "llvm.x86.avx512.packsswb.512",
+}
+"""By the number of words: of two vectors of i16 one of i8, eight numbers of each at a time."""
 
 SIGNS = -0x7F7F7F80
 """The signs of four bytes: 128 more in each of them, without sign."""
@@ -147,6 +155,8 @@ _SHIFT_BITS = 0x4B400000
 def nearest_factors(e: Expr, low: Any, high: Any) -> tuple[Expr, Expr] | None:
     """x and y of round(f64(x) * f64(y)), of f32, where `nearest` gives that within these limits."""
     match e:
+        case Call("cast", (Call("cast", (inner,), DType.I16),), DType.F64):
+            return nearest_factors(inner, low, high)
         case Call("round", (Call("mul", (Call("cast", (x,), DType.F64), Call("cast", (y,), DType.F64))),)):
             limits = all(abs(each) <= NEAREST and each == int(each) for each in (low, high))
             on_cpu = vm.REGISTERS.get() == "global"
@@ -170,6 +180,67 @@ def nearest(x: TirExpr, y: TirExpr, low: int, high: int) -> TirExpr:
     limited = vm.kept(vm.maximum(vm.minimum(product, vm.const(product, high)), vm.const(product, low)))
     shifted = vm.kept(limited + vm.const(product, 1.5 * 2.0**52))
     return vm.cast(tirx.reinterpret(vm.like(product, "int64"), shifted), "int32")
+
+
+@dataclass(frozen=True)
+class Saturating:
+    """min(max(the integer nearest to x*y, less - 128), less + 127) - less in bytes, of an integer of 16 bits."""
+
+    x: Expr
+    y: Expr
+    less: int
+
+    @staticmethod
+    def of(e: Expr) -> Saturating | None:
+        """What e is, where vector units limit numbers of 16 bits as they make bytes of them."""
+        match e:
+            case Call("cast", (Call("sub", (limited, Const(int() as less))),)):
+                pass
+            case Call("cast", (Call("add", (limited, Const(int() as more))),)):
+                less = -more
+            case Call("cast", (limited,)):
+                less = 0
+            case _:
+                return None
+        match limited:
+            case Call(
+                "cast",
+                (
+                    Call(
+                        "min",
+                        (
+                            Call("max", (Call("cast", (Call("cast", dtype=DType.I16),)) as inner, Const(low))),
+                            Const(high),
+                        ),
+                    ),
+                ),
+                DType.I32,
+            ) if (low, high) == (less - 128, less + 127) and e.dtype is DType.I8 and vm.FUSED.get():
+                factors = nearest_factors(inner, low, high)
+            case _:
+                return None
+        return Saturating(*factors, less) if factors is not None else None
+
+    def word(self, x: TirExpr, y: TirExpr) -> TirExpr:
+        """The integer nearest to x*y, less so much, in the low half of an i32."""
+        width = max(vm.lanes(x), vm.lanes(y))
+        x, y = vm.broadcast(x, width), vm.broadcast(y, width)
+        return vm.kept(vm.bits(vm.fused(x, y, vm.const(x, _SHIFT - self.less))))
+
+
+def saturated(parts: Sequence[TirExpr], interleaved: bool = False) -> TirExpr:
+    """The low halves of two or four vectors of i32 as bytes, limited to -128 and 127: vector by vector, or in turns.
+
+    Of two vectors of 16 bits, vector units narrow eight numbers of each at a time; one permutation orders the bytes.
+    """
+    width, count = vm.lanes(parts[0]), len(parts)
+    halves = [vm.kept(tirx.reinterpret(f"int16x{2 * width}", part)) for part in parts]
+    taken = [at + 2 * width * half for k in range(0, 2 * width, 8) for half in (0, 1) for at in range(k, k + 8, 2)]
+    pairs = [vm.kept(tirx.Shuffle(halves[k : k + 2], taken)) for k in range(0, count, 2)]
+    both = vm.kept(T.call_llvm_pure_intrin(f"int8x{4 * width}", NARROW[width], pairs[0], pairs[-1]))
+    places = (divmod(k, count)[::-1] if interleaved else divmod(k, width) for k in range(count * width))
+    order = [lane // 4 * 16 + part * 4 + lane % 4 for part, lane in places]
+    return vm.kept(tirx.Shuffle([both], order))
 
 
 def packed(array: Array, dtype: DType) -> Array:

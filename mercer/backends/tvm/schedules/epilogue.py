@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mercer.backends.tvm import vector_math as vm
+from mercer.backends.tvm import vector_math as vm, words
 from mercer.backends.tvm.analysis import flatten, free
 from mercer.backends.tvm.lower import Scope
 from mercer.backends.tvm.schedules import blocks
@@ -73,12 +73,36 @@ class Epilogue:
     ) -> None:
         """Finish and store vectors of sums; a key says by how many channels and pixels a vector lies further on."""
         width = max(vm.lanes(value) for value in values.values())
+        inside = self._vectors(scope, batch, channel, pixel, width)
+        for (row, column), value in values.items():
+            here = self._moved(inside, row, column)
+            here.done[here.key(self.total, free(self.total))] = value
+        saturating = words.Saturating.of(self.body) if width in words.NARROW else None
+        for row, column, count in _runs(values, width, (4, 2) if saturating else ()):
+            here = self._moved(inside, row, column)
+            if saturating is None or count == 1:
+                here.store(here.tensors[self.target], self.place, here.value(self.body))
+                continue
+            heres = [self._moved(inside, row, column + k * width) for k in range(count)]
+            codes = [saturating.word(each.value(saturating.x), each.value(saturating.y)) for each in heres]
+            here = self._moved(self._vectors(scope, batch, channel, pixel, count * width), row, column)
+            here.store(here.tensors[self.target], self.place, words.saturated(codes))
+
+    def _vectors(self, scope: Scope, batch: TirExpr, channel: TirExpr, pixel: TirExpr, width: int) -> Scope:
         inside = scope.inside(self.axes[:2], [batch, channel])
         inside = inside.vector(self.axes[2].name, pixel, width, (ZERO, self.axes[2].extent - 1))
-        inside = replace(inside, offsets={})
-        for (row, column), value in values.items():
-            here = inside.at({self.axes[1].name: row, self.axes[2].name: column})
-            here.done[here.key(self.total, free(self.total))] = value
-        for row, column in values:
-            here = inside.at({self.axes[1].name: row, self.axes[2].name: column})
-            here.store(here.tensors[self.target], self.place, here.value(self.body))
+        return replace(inside, offsets={})
+
+    def _moved(self, scope: Scope, row: int, column: int) -> Scope:
+        return scope.at({self.axes[1].name: row, self.axes[2].name: column})
+
+
+def _runs(places: Iterable[tuple[int, int]], width: int, counts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(row, column, number) of vectors side by side, as many as one of the counts says, else each by itself."""
+    left = dict.fromkeys(places)
+    while left:
+        row, column = next(iter(left))
+        count = next((n for n in counts if all((row, column + k * width) in left for k in range(n))), 1)
+        for k in range(count):
+            del left[row, column + k * width]
+        yield row, column, count

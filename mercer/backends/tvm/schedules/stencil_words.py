@@ -28,8 +28,9 @@ from mercer.backends.tvm.scalar import tir_type
 from mercer.backends.tvm.schedules import blocks, operands, windows
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count
 from mercer.backends.tvm.schedules.pairs import are_words
+from mercer.backends.tvm.schedules.stencil_planes import PIECE, Line, Plane, geometry
 from mercer.backends.tvm.schedules.stencil_tile import BUFFER, COLUMN, ROW, vectors
-from mercer.backends.tvm.schedules.windows import BAND, Along, Windows
+from mercer.backends.tvm.schedules.windows import BAND, Windows
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
 from mercer.ir.index import Axis, Call, Const, Expr, Read, call, reads, transform
@@ -40,17 +41,10 @@ from mercer.ir.types import Array, Data, DType, TensorType
 
 FAMILY = "stencil"
 
-LARGEST = 24576
-"""Bytes of a band, which should stay in the first-level cache."""
-
-PIECE = 16
-"""Numbers of the border that are stored at once."""
+RESULTS = "results#"
 
 MOST = 64
 """Taps of a window at most, all of which are written out."""
-
-SUMS = 10
-"""Vectors of sums of a tile at most."""
 
 CYCLE = 0.3
 """Nanoseconds."""
@@ -70,9 +64,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
     grid = operands.grid(weight, replace(problem, nest=found.nest))
     if grid is None:
         return Refusal(FAMILY, "weights that are not read in order")
-    widths = [n for n in (4, 8, 16) if n <= problem.target.lanes]
-    options = (Plane(replace(found, source=found.read), lanes) for lanes in widths)
-    plane = min(options, key=lambda each: (each.bands * each.cycles, each.lanes))
+    plane = geometry(found, problem.target)
     constant, read = _packed(plane, weight, grid, problem)
     total = replace(found.reduction, body=call("mul", found.source, read))
     body = transform(found.nest.body, lambda e: total if e == found.reduction else e)
@@ -83,7 +75,9 @@ def plan(problem: Problem) -> Schedule | Refusal:
         inside = at_outer(scope, outer, unit)
         kernel.emit(inside, inside.indices[BAND])
 
-    workspace = Operand(BUFFER, TensorType(plane.dtype, (IntExpr.constant(plane.size),)))
+    workspace = [Operand(BUFFER, TensorType(plane.dtype, (IntExpr.constant(plane.size),)))]
+    if isinstance(plane, Line):
+        workspace.append(Operand(RESULTS, TensorType(found.nest.type.dtype, (IntExpr.constant(plane.results),))))
     cost = CYCLE * plane.cycles
     return Schedule(
         FAMILY,
@@ -93,7 +87,7 @@ def plan(problem: Problem) -> Schedule | Refusal:
         cost,
         emit,
         constants=(constant,),
-        workspace=(workspace,),
+        workspace=tuple(workspace),
     )
 
 
@@ -106,110 +100,6 @@ def _weight(found: Windows, problem: Problem) -> Read | str:
     if not are_words(weight.dtype, problem.target):
         return "no products of bytes on this CPU"
     return weight if weight.tensor in problem.constants and weight.pad is None else "no constant weights"
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The places of a plane. A tile has `rows` rows of one vector of results of every kind."""
-
-    windows: Windows
-    lanes: int
-
-    @property
-    def columns(self) -> Along:
-        return self.windows.columns
-
-    @cached_property
-    def along(self) -> Along:
-        assert self.windows.rows is not None
-        return self.windows.rows
-
-    @property
-    def dtype(self) -> DType:
-        return self.windows.read.dtype
-
-    @property
-    def count(self) -> int:
-        """Numbers of a word."""
-        return COUNTS[self.dtype]
-
-    @property
-    def kinds(self) -> int:
-        """Results whose windows begin in the same word have sums of their own."""
-        return self.count // self.columns.stride
-
-    @property
-    def width(self) -> int:
-        """Results in a row of a tile."""
-        return self.kinds * self.lanes
-
-    @property
-    def steps(self) -> int:
-        """Words of a row of the window."""
-        return -(-self.columns.taps // self.count)
-
-    def start(self, kind: int) -> int:
-        """Where the words of a kind begin: with its window, or with one before it if they reach as far."""
-        begin, room = kind * self.columns.stride, self.steps * self.count - self.columns.taps
-        return min(k for k in range(0, begin + 1, self.columns.stride) if begin - k <= room)
-
-    @cached_property
-    def words(self) -> dict[int, list[tuple[int, int]]]:
-        """For every place in a row where words are loaded: the (kind, step) that they are for."""
-        found: dict[int, list[tuple[int, int]]] = {}
-        for kind, step in itertools.product(range(self.kinds), range(self.steps)):
-            found.setdefault(self.start(kind) + step * self.count, []).append((kind, step))
-        return dict(sorted(found.items()))
-
-    def first_tap(self, kind: int, step: int) -> int:
-        """Of a word of weights; taps outside of the window are 0."""
-        return self.start(kind) + step * self.count - kind * self.columns.stride
-
-    @cached_property
-    def rows(self) -> int:
-        """As few rows of tiles as the registers allow, with the least overlap."""
-        most = min(SUMS // self.kinds, self.along.outputs)
-        return min(range(1, most + 1), key=lambda rows: (-(-self.along.outputs // rows) * (rows + 0.5), -rows))
-
-    @cached_property
-    def pitch(self) -> int:
-        tiles = max(1, -(-self.columns.outputs // self.width))
-        last = max(self.columns.outputs - self.width, 0) if tiles > 1 else 0
-        return -(-(last * self.columns.stride + max(self.words) + self.count * self.lanes) // PIECE) * PIECE
-
-    @cached_property
-    def band(self) -> int:
-        """Rows of the result, all bands alike."""
-        rows = LARGEST // (self.pitch * self.dtype.numpy.itemsize)
-        most = (rows - self.along.reach) // self.along.stride + 1
-        most = max(self.rows, min(most, self.along.outputs))
-        alike = -(-self.along.outputs // -(-self.along.outputs // most))
-        return min(-(-alike // self.rows) * self.rows, self.along.outputs)
-
-    @property
-    def bands(self) -> int:
-        return -(-self.along.outputs // self.band)
-
-    @property
-    def band_rows(self) -> int:
-        """Rows of the source for a band."""
-        return (self.band - 1) * self.along.stride + self.along.reach
-
-    @property
-    def size(self) -> int:
-        return self.band_rows * self.pitch
-
-    @property
-    def cycles(self) -> float:
-        """Of a band."""
-        tiles = -(-self.band // self.rows) * -(-self.columns.outputs // self.width)
-        products = self.rows * self.along.taps * self.kinds * self.steps
-        return tiles * (0.5 * products + 3.0 * self.rows * self.kinds) + self.size / PIECE
-
-    def __str__(self) -> str:
-        bands = f", {self.bands} bands" if self.bands > 1 else ""
-        names = {DType.I16: "pairs", DType.I8: "fours"}
-        return f"{names[self.dtype]} of taps, {self.rows} x {self.width} {self.columns.output.name}{bands}"
 
 
 def _packed(plane: Plane, weight: Read, grid: list[Axis], problem: Problem) -> tuple[Constant, Read]:
@@ -258,6 +148,9 @@ class _Kernel:
         factors = self._factors(scope)
         for read in reads(self.rest):
             scope.hoist(read)
+        if isinstance(plane, Line):
+            self._line(scope, buffer, plane, factors)
+            return
         self._fill(scope, buffer, first)
         columns = plane.columns.outputs
         tiles = -(-columns // plane.width)
@@ -301,6 +194,11 @@ class _Kernel:
         for place in range(0, needed, PIECE):
             if place < begin or min(place + PIECE, needed) > end:
                 T.buffer_store(buffer, outside, [blocks.at(start + int64(place), PIECE)])
+        self._copy_row(scope, buffer, start)
+
+    def _copy_row(self, scope: Scope, buffer: Any, start: TirExpr) -> None:
+        """A row of the source, into a row of the buffer that begins at `start`."""
+        plane, along = self.plane, self.plane.columns
         source = plane.windows.element(IntExpr.var(ROW), IntExpr.var(COLUMN))
 
         def copy(inside: Scope) -> None:
@@ -308,7 +206,8 @@ class _Kernel:
             value = vm.broadcast(_without_sign(inside.value(source)), inside.width)
             T.buffer_store(buffer, value, [blocks.at(place, inside.width)])
 
-        vectors(scope, along.size, (low, high), plane.count * plane.lanes, copy)
+        limits = max(0, -along.before), min(along.size, plane.pitch - along.before)
+        vectors(scope, along.size, limits, plane.count * plane.lanes, copy)
 
     # --- a tile -------------------------------------------------------------------------------------------------------
 
@@ -321,11 +220,17 @@ class _Kernel:
         column: TirExpr,
         factors: dict[tuple[int, int, int], TirExpr],
     ) -> None:
+        plane = self.plane
+        base = T.bind(row * int64(plane.along.stride * plane.pitch) + column * int64(plane.columns.stride))
+        for r, sums in enumerate(self._sums(buffer, base, factors)):
+            self._store(scope, T.bind(first + row + int64(r)), column, sums)
+
+    def _sums(self, buffer: Any, base: TirExpr, factors: dict[tuple[int, int, int], TirExpr]) -> list[list[TirExpr]]:
+        """Of a tile whose first window begins at `base`: for every row those of every kind."""
         plane, every = self.plane, vm.whole(self.plane.lanes)
         totals = [[vm.registers(plane.lanes, "int32") for _ in range(plane.kinds)] for _ in range(plane.rows)]
         for total in itertools.chain(*totals):
             T.buffer_store(total, vm.broadcast(tirx.const(0, "int32"), plane.lanes), [every])
-        base = T.bind(row * int64(plane.along.stride * plane.pitch) + column * int64(plane.columns.stride))
         add = words.add_quad if plane.dtype is DType.I8 else words.add_dot
         reached: dict[int, list[tuple[int, int]]] = {}
         for r, k in itertools.product(range(plane.rows), range(plane.along.taps)):
@@ -337,8 +242,31 @@ class _Kernel:
                 for (r, k), (kind, step) in itertools.product(reached[t], uses):
                     total = totals[r][kind]
                     T.buffer_store(total, add(total[every], value, factors[kind, k, step]), [every])
-        for r, sums in enumerate(totals):
-            self._store(scope, T.bind(first + row + int64(r)), column, [total[every] for total in sums])
+        return [[total[every] for total in row] for row in totals]
+
+    def _line(self, scope: Scope, buffer: Any, line: Line, factors: dict[tuple[int, int, int], TirExpr]) -> None:
+        """All results of a plane, and then those of its rows."""
+        rows, columns, results = line.along, line.columns, scope.tensors[RESULTS].buffer
+        outside = vm.broadcast(_without_sign(scope.value(line.windows.outside)), PIECE)
+        for place in range(0, line.size, PIECE):
+            T.buffer_store(buffer, outside, [blocks.at(int64(place), PIECE)])
+        low, high = max(0, -rows.before), min(rows.size, line.band_rows - rows.before)
+        with T.serial(int64(low), int64(max(low, high))) as row:
+            inside = scope.inside([Axis(ROW, IntExpr.constant(rows.size))], [row])
+            self._copy_row(inside, buffer, T.bind((row + int64(rows.before)) * int64(line.pitch)))
+        anywhere = scope.inside([rows.output], [int64(0)])
+        with T.serial(int64(0), int64(line.tiles)) as tile:
+            start = T.bind(tile * int64(line.width))
+            (sums,) = self._sums(buffer, start, factors)
+            values = self._codes(anywhere, int64(0), sums)
+            for value in values or [self._value(anywhere, int64(0), each)[1] for each in _in_order(sums)]:
+                T.buffer_store(results, value, [blocks.at(start, vm.lanes(value))])
+                start = start + int64(vm.lanes(value))
+        with T.serial(int64(0), int64(line.band)) as row:
+            here = scope.inside([rows.output], [row])
+            for place, size in blocks.pieces(columns.outputs, 2 * PIECE):
+                value = vm.kept(results[blocks.at(row * int64(line.pitch) + int64(place), size)])
+                self._put(here, int64(place), value, False)
 
     @cached_property
     def rest(self) -> Expr:
@@ -363,12 +291,18 @@ class _Kernel:
     def _put(self, scope: Scope, column: TirExpr, value: TirExpr, is_sum: bool) -> None:
         """Neighbours of a row: results, or sums."""
         nest = self.nest
-        inside = self._at(scope, column, vm.lanes(value))
         if is_sum:
-            inside.done[inside.key(self.total, free(self.total))] = value
-            value = inside.value(nest.body)
+            inside, value = self._value(scope, column, value)
+        else:
+            inside = self._at(scope, column, vm.lanes(value))
         place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
         inside.store(inside.tensors[nest.target], place, value)
+
+    def _value(self, scope: Scope, column: TirExpr, total: TirExpr) -> tuple[Scope, TirExpr]:
+        """The results of sums, and where they were computed."""
+        inside = self._at(scope, column, vm.lanes(total))
+        inside.done[inside.key(self.total, free(self.total))] = total
+        return inside, inside.value(self.nest.body)
 
     def _codes(self, scope: Scope, column: TirExpr, sums: Sequence[TirExpr]) -> list[TirExpr]:
         """Results of up to 16 bits, which the same is done with in all places, as parts of words; none for others."""
@@ -379,11 +313,17 @@ class _Kernel:
                 return []
         if len(sums) == 1 or self.plane.columns.output.name in free(self.rest):
             return []
+        saturating = words.Saturating.of(body) if len(sums) > 1 else None
         parts: list[TirExpr] = []
         for total in sums:
             inside = self._at(scope, column, self.plane.lanes)
             inside.done[inside.key(self.total, free(self.total))] = total
-            parts.append(vm.kept(vm.broadcast(inside.value(inner), self.plane.lanes)))
+            if saturating is not None:
+                parts.append(saturating.word(inside.value(saturating.x), inside.value(saturating.y)))
+            else:
+                parts.append(vm.kept(vm.broadcast(inside.value(inner), self.plane.lanes)))
+        if saturating is not None:
+            return [words.saturated(parts, interleaved=True)]
         count = min(COUNTS[body.dtype], len(parts))
         joined = [words.joined(parts[k : k + count]) for k in range(0, len(parts), count)]
         found: list[TirExpr] = []
