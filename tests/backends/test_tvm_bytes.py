@@ -64,7 +64,7 @@ def test_convolutions(case: Case, zero: int, rest: str) -> None:
 
 @pytest.mark.parametrize("rest", ["y", REQUANTIZED, SCALED])
 @pytest.mark.parametrize("case", DEPTHWISE, ids=str)
-@pytest.mark.parametrize("zero", [0, -128, 127, 5])
+@pytest.mark.parametrize("zero", [-128, 5])
 def test_fours_of_taps(case: Case, zero: int, rest: str) -> None:
     """Results at four kinds of places have sums of their own, which are stored apart where `y` is read again."""
     expected = {"products_of_bytes"} | ({"scale_in_f32"} if rest == SCALED else set())

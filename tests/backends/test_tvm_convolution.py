@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mercer.backends.tvm.build import compile_nests
+from mercer.backends.tvm.schedules.direct import Direct
 from mercer.backends.tvm.target import parse
 from mercer.ir.convolution import recognize
 from mercer.ir.index import Expr, Read, call, transform
@@ -95,6 +96,9 @@ CASES = [
     Case(7, 17, 27, 27, stride=2, residual=True),
     Case(9, 20, 13, 13, pad=2, dilation=2),
     Case(120, 17, 14, 14, kernel=(1, 1), stride=2, pad=0, residual=True),
+    Case(12, 60, 24, 30, kernel=(1, 1), pad=0, groups=3),
+    Case(500, 200, 20, 23, kernel=(1, 1), pad=0),
+    Case(16, 48, 32, 33, kernel=(1, 1), pad=0, residual=True),
     Case(11, 30, 20, 23, kernel=(4, 3), stride=3),
     Case(8, 17, 2, 2, pad=6),
 ]
@@ -119,14 +123,23 @@ def test_direct(case: Case, target: str) -> None:
             assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
+def requests(case: Case) -> int:
+    """Instructions that ask for a line; a few may be parts of others."""
+    return build(case.nests(), "cpu:avx2").compiled.library.count(b"\x0f\x18")
+
+
+def test_inputs_that_come_from_memory_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are read in place by one unit each, while the unit before is computed."""
+    point = Case(32, 48, 60, 62, kernel=(1, 1), pad=0)
+    cases = point, replace(point, outputs=400), replace(point, kernel=(1, 3))
+    before = [requests(case) for case in cases]
+    monkeypatch.setattr(Direct, "streams", False)
+    assert [asked > requests(case) for asked, case in zip(before, cases, strict=True)] == [True, False, False]
+
+
 def test_results_that_come_from_memory_are_asked_for() -> None:
     """Where the sums are so short that they would wait; the size of the batch is open and taken to be large."""
     large, small = Case(3, 20, 90, 92, stride=2), Case(3, 20, 20, 22, stride=2)
-
-    def requests(case: Case) -> int:
-        """Instructions that ask for a line; a few may be parts of others."""
-        return build(case.nests(), "cpu:avx2").compiled.library.count(b"\x0f\x18")
-
     assert requests(large) >= 24
     assert requests(small) < 8
     assert requests(replace(large, channels=30)) < 8

@@ -175,9 +175,9 @@ def test_depthwise_convolutions(case: Case, zero: int, rest: str) -> None:
     assert set(scaled(case, zero, rest).split()) == expected
 
 
-@pytest.mark.parametrize("target", ["cpu", PAIRS, "cpu:avx2", "cpu:generic"])
-@pytest.mark.parametrize("shift", [41, 35, 33])
-@pytest.mark.parametrize("zero", [-7, -128, 90])
+@pytest.mark.parametrize("target", ["cpu", "cpu:avx2"])
+@pytest.mark.parametrize("shift", [41, 33])
+@pytest.mark.parametrize("zero", [-128, 90])
 @pytest.mark.parametrize(
     "case",
     [

@@ -45,6 +45,12 @@ LARGEST = 48 * 1024
 NEAR = 7 * 1024
 """Elements that the first cache holds."""
 
+EVERY = 4
+"""Steps of a product in which a tile asks for one line of the next inputs."""
+
+LINE = 16
+"""Numbers of a line."""
+
 PANEL, SUMS = "(panel)", "(sums)"
 
 THREADS, WAITING = (1, 2, 4, 8), 0.2
@@ -92,10 +98,22 @@ class Direct:
         return -(-depth(self.convolution) // self.channels)
 
     @property
+    def in_place(self) -> bool:
+        """Whether inputs are read where they lie, since a term is a row of pixels there."""
+        return self.convolution.is_point and self.convolution.dtype is DType.F32
+
+    @property
     def waits(self) -> bool:
         """Whether a tile takes less time than its results do to come into the second-level cache."""
         nest = self.convolution.nest
         return self.terms <= SHORT and nest.type.dtype.numpy.itemsize * volume(nest.axes) >= blocks.FAR
+
+    @property
+    def streams(self) -> bool:
+        """Whether its inputs come from memory, and each piece of them is for one unit."""
+        convolution = self.convolution
+        is_whole = self.outputs * convolution.groups == convolution.outputs
+        return self.waits and self.in_place and is_whole and self.blocks == 1
 
     def tile(self, height: int, vectors: int) -> Tile:
         combine = words.add_quad if self.convolution.dtype is DType.I8 else words.add_dot
@@ -126,7 +144,7 @@ class Direct:
     def workspace(self) -> tuple[Operand, ...]:
         panel = blocks.workspace(PANEL, self.terms * self.pitch, self.convolution.reduce.dtype)
         sums = blocks.workspace(SUMS, self.sums(len(self.column_tiles())), self.convolution.reduce.dtype)
-        return (panel,) if self.blocks == 1 else (panel, sums)
+        return (*(() if self.in_place else (panel,)), *((sums,) if self.blocks > 1 else ()))
 
 
 def plan(convolution: Convolution, epilogue: Epilogue, problem: Problem) -> Schedule | Refusal:
@@ -216,6 +234,7 @@ def _cost(found: Direct) -> float:
             if found.blocks == 1 and found.terms * found.pitch > NEAR:
                 ends += 6 * rows  # every row is stored into another page
             tile_cycles += rows_count * count * (terms * (work + 0.5) + ends)
+    # of inputs that are read in place, as much for their arrival
     copies = terms * found.rows * (len(blocks.pieces(horizontal.outputs, found.lanes)) * 1.5 + 2)
     if horizontal.stride > 1:
         copies *= 2
@@ -247,33 +266,37 @@ class _Unit:
         self.group = scope.indices["conv.group"]
         each = self.convolution.outputs // self.convolution.groups
         self.output = vm.let(self.group * int64(each) + scope.indices["conv.outputs"] * int64(best.outputs))
+        total = scope.tensors[self.convolution.data].type.shape[1].value
+        self.plane = vertical.inputs * best.window[1].inputs
+        channel = self.group * int64(self.convolution.channels) + int64(self.convolution.first)
+        self.image = vm.let((self.batch * int64(total) + channel) * int64(self.plane))
+        self.next_image = int64(total * self.plane)
 
     def emit(self) -> None:
         best = self.best
-        panel = self.scope.tensors[PANEL].buffer
         if best.blocks == 1:
-            self.copy(panel, int64(0), int64(best.channels))
-            self.tiles(panel)
+            self.copy(int64(0), int64(best.channels))
+            self.tiles()
             return
         sums = self.scope.tensors[SUMS].buffer
         with T.serial(int64(0), int64(best.blocks)) as block:
             first = vm.let(block * int64(best.channels))
             channels = vm.let(T.min(int64(best.channels), int64(depth(self.convolution)) - first))
-            self.copy(panel, first, channels)
-            self.partial(panel, sums, block, channels)
+            self.copy(first, channels)
+            self.partial(sums, block, first, channels)
         self.finish(sums)
 
     # --- the copy
 
-    def copy(self, panel: Any, first: TirExpr, channels: TirExpr) -> None:
+    def copy(self, first: TirExpr, channels: TirExpr) -> None:
         """Inputs of `channels` channels of the group, from `first` on, as rows of pixels."""
         best, convolution = self.best, self.convolution
-        vertical, horizontal = best.window
-        total = self.scope.tensors[convolution.data].type.shape[1].value
-        plane = vertical.inputs * horizontal.inputs
+        if best.in_place:
+            return
+        panel = self.scope.tensors[PANEL].buffer
+        (vertical, horizontal), plane = best.window, self.plane
         each = together(convolution)
-        start = self.group * int64(convolution.channels) + int64(convolution.first) + first * int64(each)
-        base = vm.let((self.batch * int64(total) + start) * int64(plane))
+        base = vm.let(self.image + first * int64(each * plane))
         taps = vertical.size * horizontal.size
         with T.serial(int64(0), channels) as c:
             source = vm.let(base + c * int64(each * plane))
@@ -331,23 +354,31 @@ class _Unit:
         first = (self.output + int64(start)) * int64(terms) + tile * int64(terms * height)
         return Matrix(self.weights, vm.let(first), 1, height)
 
-    def _right(self, panel: Any, pixel: TirExpr) -> Matrix:
-        return Matrix(panel, pixel, self.best.lanes, self.best.pitch)
+    def _right(self, pixel: TirExpr, first: TirExpr) -> Matrix:
+        """Inputs from a pixel of the unit and a channel of the group on."""
+        best = self.best
+        if not best.in_place:
+            return Matrix(self.scope.tensors[PANEL].buffer, pixel, best.lanes, best.pitch)
+        row = self.row * int64(best.window[1].inputs)
+        return Matrix(self.data, vm.let(self.image + first * int64(self.plane) + row + pixel), best.lanes, self.plane)
 
-    def tiles(self, panel: Any) -> None:
+    def tiles(self) -> None:
         """The innermost loop runs along pixels when all copies stay in the first cache, else along channels."""
         best = self.best
 
         def tile(columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> None:
-            (first, _, vectors), (start, _, height) = columns, rows
+            (begin, _, vectors), (start, _, height) = columns, rows
             kernel = best.tile(height, vectors)
-            pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
+            pixel = vm.let(int64(begin) + column * int64(vectors * best.lanes))
             channel = int64(start) + number * int64(height)
             if best.waits:
                 self._ask(pixel, channel + int64(height), height, vectors * best.lanes)
-            sums = kernel.start()
-            kernel.multiply(sums, self._left(rows, number), self._right(panel, pixel), best.terms)
-            self._store(kernel.values(sums), pixel, channel)
+            starts = self.epilogue.starts(self.scope, self.batch, vm.let(self.output + channel), height)
+            first = None if starts is None else (lambda i, v: vm.broadcast(starts[i], best.lanes))
+            sums = kernel.start(first)
+            soon = self._next_inputs(columns, rows, column, number) if best.streams else None
+            kernel.multiply(sums, self._left(rows, number), self._right(pixel, int64(0)), best.terms, soon, EVERY)
+            self._store(kernel.values(sums), pixel, channel, started=True)
 
         self._over(best.terms * best.pitch <= NEAR, tile)
 
@@ -357,6 +388,28 @@ class _Unit:
         row = row + T.if_then_else(below, int64(self.best.pixels), int64(0))
         channel = self.output + T.if_then_else(below, int64(0), channel)
         self.epilogue.ask(self.scope, self.batch, vm.let(channel), vm.let(row + pixel), height, width)
+
+    def _next_inputs(self, columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> Callable[[TirExpr], None]:
+        """Asks at a step of a tile for a line of the inputs of the next unit, which lie behind those of this one or in
+        the next image; all tiles together ask for every line."""
+        best, (vertical, horizontal) = self.best, self.best.window
+        across, down = best.column_tiles(), best.row_tiles()
+        before = sum(count for _, count, _ in across[: across.index(columns)])
+        above = sum(count for _, count, _ in down[: down.index(rows)])
+        tile = (int64(before) + column) * int64(sum(count for _, count, _ in down)) + int64(above) + number
+        row, plane = self.row + int64(best.rows), int64(self.plane)
+        image = T.if_then_else(row >= int64(vertical.outputs), self.next_image - plane, int64(0))
+        start = vm.let(self.image + image + row * int64(horizontal.inputs))
+        each = -(-best.pixels // LINE)
+        first = vm.let(tile * int64(-(-best.terms // EVERY)))
+
+        def soon(k: TirExpr) -> None:
+            line = vm.let(T.min(first + tirx.floordiv(k, int64(EVERY)), int64(best.terms * each - 1)))
+            channel = vm.let(tirx.floordiv(line, int64(each)))
+            place = start + channel * plane + (line - channel * int64(each)) * int64(LINE)
+            blocks.prefetch(self.data, place, near=False)
+
+        return soon
 
     def _over(self, along_pixels: bool, code: Callable[[Columns, Rows, TirExpr, TirExpr], None]) -> None:
         """Code for every tile."""
@@ -374,11 +427,12 @@ class _Unit:
                     with T.serial(int64(0), int64(each[1])) as number:
                         code(across, each, column, number)
 
-    def _store(self, values: list[list[TirExpr]], pixel: TirExpr, channel: TirExpr) -> None:
+    def _store(self, values: list[list[TirExpr]], pixel: TirExpr, channel: TirExpr, started: bool = False) -> None:
         width = self.best.lanes
         row = self.row * int64(self.best.window[1].outputs)
         found = {(i, v * width): value for i, line in enumerate(values) for v, value in enumerate(line)}
-        self.epilogue.store(self.scope, self.batch, vm.let(self.output + channel), vm.let(row + pixel), found)
+        channel = vm.let(self.output + channel)
+        self.epilogue.store(self.scope, self.batch, channel, vm.let(row + pixel), found, started)
 
     # --- several blocks of terms: sums wait in memory
 
@@ -390,13 +444,13 @@ class _Unit:
         first = vm.let(first + column * int64(width * best.outputs) + number * int64(height * width))
         return [[first + int64(i * width + v * best.lanes) for v in range(vectors)] for i in range(height)]
 
-    def partial(self, panel: Any, sums: Any, block: TirExpr, channels: TirExpr) -> None:
+    def partial(self, sums: Any, block: TirExpr, first: TirExpr, channels: TirExpr) -> None:
         best = self.best
 
         def tile(columns: Columns, rows: Rows, column: TirExpr, number: TirExpr) -> None:
-            (first, _, vectors), (_, _, height) = columns, rows
+            (begin, _, vectors), (_, _, height) = columns, rows
             kernel = best.tile(height, vectors)
-            pixel = vm.let(int64(first) + column * int64(vectors * best.lanes))
+            pixel = vm.let(int64(begin) + column * int64(vectors * best.lanes))
             waiting = self._waiting(columns, rows, column, number)
             left = self._left(rows, number)
             left = replace(left, start=vm.let(left.start + block * int64(best.terms * height)))
@@ -407,7 +461,7 @@ class _Unit:
                         for register, place in zip(line, places, strict=True):
                             value = sums[blocks.at(place, best.lanes)]
                             T.buffer_store(register, value, [vm.whole(best.lanes)])
-            kernel.multiply(registers, left, self._right(panel, pixel), channels * int64(self.convolution.taps))
+            kernel.multiply(registers, left, self._right(pixel, first), channels * int64(self.convolution.taps))
             for line, places in zip(kernel.values(registers), waiting, strict=True):
                 for value, place in zip(line, places, strict=True):
                     blocks.store(sums, place, value)

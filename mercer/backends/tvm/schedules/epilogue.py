@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mercer.backends.tvm import vector_math as vm, words
@@ -13,12 +13,33 @@ from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.normalize import flat_reads, merge
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.convolution import Convolution
-from mercer.ir.index import Axis, Expr, Read, reads, transform
+from mercer.ir.index import Axis, Call, Expr, Read, call, children, parts, reads, transform
 from mercer.ir.integers import ZERO, IntExpr
-from mercer.ir.types import TensorType
+from mercer.ir.types import DType, TensorType
 
 _SUM = "(sum)"
 """Stands for the value of the reduction."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the sum of integers may begin with in place of 0: then it is the value of `whole`."""
+
+    whole: Expr
+    value: Expr
+
+    @staticmethod
+    def of(body: Expr, total: Expr, places: Collection[str]) -> Start | None:
+        """What is added to `total` alike in all places, where the body reads nothing else of the sum."""
+        whole, added = total, None
+        while total.dtype is DType.I32:
+            match [part for part in parts(body) if whole in children(part)]:
+                case [Call("add", (a, b)) as use] if a != b and not free(b if a == whole else a) & set(places):
+                    other = b if a == whole else a
+                    whole, added = use, other if added is None else call("add", added, other)
+                case _:
+                    break
+        return None if added is None else Start(whole, added)
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,7 @@ class Epilogue:
     body: Expr
     total: Expr
     place: IntExpr
+    start: Start | None
 
     @staticmethod
     def of(convolution: Convolution, types: Mapping[str, TensorType]) -> Epilogue | None:
@@ -48,7 +70,7 @@ class Epilogue:
         axes = batch, channel, pixel
         shape = tuple(axis.extent for axis in axes)
         place = flatten([IntExpr.var(axis.name) for axis in axes], TensorType(nest.type.dtype, shape))
-        return Epilogue(nest.target, axes, body, total, place)
+        return Epilogue(nest.target, axes, body, total, place, Start.of(body, total, {pixel.name}))
 
     def ask(self, scope: Scope, batch: TirExpr, channel: TirExpr, pixel: TirExpr, rows: int, width: int) -> None:
         """For the lines of `width` pixels of so many channels that `store` will read and write: each is on a page of
@@ -68,15 +90,29 @@ class Epilogue:
             target = scope.tensors[self.target]
             blocks.prefetch(target.buffer, target.place(here.integer(self.place)), write=True)
 
+    def starts(self, scope: Scope, batch: TirExpr, channel: TirExpr, rows: int) -> list[TirExpr] | None:
+        """What the sums of so many channels may begin with."""
+        if self.start is None:
+            return None
+        inside = scope.inside(self.axes[:2], [batch, channel])
+        return [inside.at({self.axes[1].name: row}).value(self.start.value) for row in range(rows)]
+
     def store(
-        self, scope: Scope, batch: TirExpr, channel: TirExpr, pixel: TirExpr, values: Mapping[tuple[int, int], TirExpr]
+        self,
+        scope: Scope,
+        batch: TirExpr,
+        channel: TirExpr,
+        pixel: TirExpr,
+        values: Mapping[tuple[int, int], TirExpr],
+        started: bool = False,
     ) -> None:
         """Finish and store vectors of sums; a key says by how many channels and pixels a vector lies further on."""
+        total = self.start.whole if self.start is not None and started else self.total
         width = max(vm.lanes(value) for value in values.values())
         inside = self._vectors(scope, batch, channel, pixel, width)
         for (row, column), value in values.items():
             here = self._moved(inside, row, column)
-            here.done[here.key(self.total, free(self.total))] = value
+            here.done[here.key(total, free(total))] = value
         saturating = words.Saturating.of(self.body) if width in words.NARROW else None
         for row, column, count in _runs(values, width, (4, 2) if saturating else ()):
             here = self._moved(inside, row, column)

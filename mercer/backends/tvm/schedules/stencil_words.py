@@ -11,7 +11,7 @@ many kinds. Nothing is shuffled for the sums.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import tir_type
 from mercer.backends.tvm.schedules import blocks, operands, windows
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count
+from mercer.backends.tvm.schedules.epilogue import Start
 from mercer.backends.tvm.schedules.pairs import are_words
 from mercer.backends.tvm.schedules.stencil_planes import PIECE, Line, Plane, geometry
 from mercer.backends.tvm.schedules.stencil_tile import BUFFER, COLUMN, ROW, vectors
@@ -133,6 +134,14 @@ def _packed(plane: Plane, weight: Read, grid: list[Axis], problem: Problem) -> t
 
 
 @dataclass(frozen=True)
+class _Weights:
+    """Vectors of the words of weights by (kind, row of the window, step), and what sums begin with."""
+
+    factors: Mapping[tuple[int, int, int], TirExpr]
+    start: TirExpr
+
+
+@dataclass(frozen=True)
 class _Kernel:
     """`total` stands for the sum in `nest`, `weight` reads its first word of weights."""
 
@@ -145,11 +154,11 @@ class _Kernel:
         plane = self.plane
         buffer = scope.tensors[BUFFER].buffer
         first = T.bind(T.min(number * int64(plane.band), int64(plane.along.outputs - plane.band)))
-        factors = self._factors(scope)
+        weights = self._weights(scope)
         for read in reads(self.rest):
             scope.hoist(read)
         if isinstance(plane, Line):
-            self._line(scope, buffer, plane, factors)
+            self._line(scope, buffer, plane, weights)
             return
         self._fill(scope, buffer, first)
         columns = plane.columns.outputs
@@ -158,16 +167,26 @@ class _Kernel:
             row = T.bind(T.min(i * int64(plane.rows), int64(plane.band - plane.rows)))
             with T.serial(int64(0), int64(tiles)) as j:
                 column = T.bind(T.min(j * int64(plane.width), int64(max(columns - plane.width, 0))))
-                self._tile(scope, buffer, first, row, column, factors)
+                self._tile(scope, buffer, first, row, column, weights)
 
-    def _factors(self, scope: Scope) -> dict[tuple[int, int, int], TirExpr]:
-        """Vectors of the words of weights by (kind, row of the window, step)."""
+    @cached_property
+    def start(self) -> Start | None:
+        places = {along.output.name for along in (self.plane.along, self.plane.columns)}
+        return Start.of(self.nest.body, self.total, places)
+
+    @property
+    def whole(self) -> Expr:
+        """What the sums are with what they begin with."""
+        return self.start.whole if self.start is not None else self.total
+
+    def _weights(self, scope: Scope) -> _Weights:
         plane, found = self.plane, dict[tuple[int, int, int], TirExpr]()
         shape = plane.kinds, plane.along.taps, plane.steps
         for place, key in enumerate(itertools.product(*map(range, shape))):
             word = scope.value(replace(self.weight, indices=(self.weight.indices[0] + place,)))
             found[key] = vm.kept(vm.broadcast(word, plane.lanes))
-        return found
+        start = tirx.const(0, "int32") if self.start is None else scope.value(self.start.value)
+        return _Weights(found, vm.kept(vm.broadcast(start, plane.lanes)))
 
     # --- the copy -----------------------------------------------------------------------------------------------------
 
@@ -218,19 +237,19 @@ class _Kernel:
         first: TirExpr,
         row: TirExpr,
         column: TirExpr,
-        factors: dict[tuple[int, int, int], TirExpr],
+        weights: _Weights,
     ) -> None:
         plane = self.plane
         base = T.bind(row * int64(plane.along.stride * plane.pitch) + column * int64(plane.columns.stride))
-        for r, sums in enumerate(self._sums(buffer, base, factors)):
+        for r, sums in enumerate(self._sums(buffer, base, weights)):
             self._store(scope, T.bind(first + row + int64(r)), column, sums)
 
-    def _sums(self, buffer: Any, base: TirExpr, factors: dict[tuple[int, int, int], TirExpr]) -> list[list[TirExpr]]:
+    def _sums(self, buffer: Any, base: TirExpr, weights: _Weights) -> list[list[TirExpr]]:
         """Of a tile whose first window begins at `base`: for every row those of every kind."""
         plane, every = self.plane, vm.whole(self.plane.lanes)
         totals = [[vm.registers(plane.lanes, "int32") for _ in range(plane.kinds)] for _ in range(plane.rows)]
         for total in itertools.chain(*totals):
-            T.buffer_store(total, vm.broadcast(tirx.const(0, "int32"), plane.lanes), [every])
+            T.buffer_store(total, weights.start, [every])
         add = words.add_quad if plane.dtype is DType.I8 else words.add_dot
         reached: dict[int, list[tuple[int, int]]] = {}
         for r, k in itertools.product(range(plane.rows), range(plane.along.taps)):
@@ -241,10 +260,10 @@ class _Kernel:
                 value = vm.kept(tirx.reinterpret(f"int32x{plane.lanes}", source))
                 for (r, k), (kind, step) in itertools.product(reached[t], uses):
                     total = totals[r][kind]
-                    T.buffer_store(total, add(total[every], value, factors[kind, k, step]), [every])
+                    T.buffer_store(total, add(total[every], value, weights.factors[kind, k, step]), [every])
         return [[total[every] for total in row] for row in totals]
 
-    def _line(self, scope: Scope, buffer: Any, line: Line, factors: dict[tuple[int, int, int], TirExpr]) -> None:
+    def _line(self, scope: Scope, buffer: Any, line: Line, weights: _Weights) -> None:
         """All results of a plane, and then those of its rows."""
         rows, columns, results = line.along, line.columns, scope.tensors[RESULTS].buffer
         outside = vm.broadcast(_without_sign(scope.value(line.windows.outside)), PIECE)
@@ -257,7 +276,7 @@ class _Kernel:
         anywhere = scope.inside([rows.output], [int64(0)])
         with T.serial(int64(0), int64(line.tiles)) as tile:
             start = T.bind(tile * int64(line.width))
-            (sums,) = self._sums(buffer, start, factors)
+            (sums,) = self._sums(buffer, start, weights)
             values = self._codes(anywhere, int64(0), sums)
             for value in values or [self._value(anywhere, int64(0), each)[1] for each in _in_order(sums)]:
                 T.buffer_store(results, value, [blocks.at(start, vm.lanes(value))])
@@ -301,7 +320,7 @@ class _Kernel:
     def _value(self, scope: Scope, column: TirExpr, total: TirExpr) -> tuple[Scope, TirExpr]:
         """The results of sums, and where they were computed."""
         inside = self._at(scope, column, vm.lanes(total))
-        inside.done[inside.key(self.total, free(self.total))] = total
+        inside.done[inside.key(self.whole, free(self.whole))] = total
         return inside, inside.value(self.nest.body)
 
     def _codes(self, scope: Scope, column: TirExpr, sums: Sequence[TirExpr]) -> list[TirExpr]:
@@ -317,7 +336,7 @@ class _Kernel:
         parts: list[TirExpr] = []
         for total in sums:
             inside = self._at(scope, column, self.plane.lanes)
-            inside.done[inside.key(self.total, free(self.total))] = total
+            inside.done[inside.key(self.whole, free(self.whole))] = total
             if saturating is not None:
                 parts.append(saturating.word(inside.value(saturating.x), inside.value(saturating.y)))
             else:
