@@ -242,6 +242,12 @@ def fits(interval: Interval, dtype: DType) -> bool:
     return low < interval[0] and interval[1] <= high
 
 
+def holds(dtype: DType, a: Interval) -> bool:
+    """Whether all of it are numbers of a type."""
+    low, high = all_of(dtype)
+    return low <= a[0] and a[1] <= high
+
+
 def _within(a: Interval, dtype: DType) -> Interval:
     """The interval in numbers of a type, rounded as it rounds; all of them where an integer may have wrapped around."""
     if dtype is DType.F32:
@@ -249,8 +255,7 @@ def _within(a: Interval, dtype: DType) -> Interval:
             return float(np.float32(a[0])), float(np.float32(a[1]))
     if dtype.is_integer:
         a = float(np.trunc(a[0])), float(np.trunc(a[1]))
-    everything = all_of(dtype)
-    return a if everything[0] <= a[0] and a[1] <= everything[1] else everything
+    return a if holds(dtype, a) else all_of(dtype)
 
 
 def _combine(function: str, bounds: list[Interval]) -> Interval:

@@ -12,7 +12,7 @@ from mercer.ir.lower import read_names
 from mercer.ir.nests import Nest, Nests, Statement, defined
 from mercer.ir.types import DType
 from mercer.passes.cost import statement_cost
-from mercer.passes.integer_bounds import Integers, all_of
+from mercer.passes.integer_bounds import Integers, holds
 from mercer.passes.ledger import Exactness
 from mercer.passes.manager import Level, Pass, PassContext
 
@@ -46,9 +46,13 @@ class NarrowReads(Pass):
 
     def on_nests(self, nests: Nests, context: PassContext) -> Nests:
         types, statements = nests.types(), list(nests.statements)
+        readers: dict[str, list[int]] = {}
+        for k, statement in enumerate(statements):
+            for name in read_names(statement):
+                readers.setdefault(name, []).append(k)
         done: dict[str, Nest] = {}
         for tensor, copy in _copies(nests).items():
-            others = [k for k, s in enumerate(statements) if tensor in read_names(s) and s != copy.nest]
+            others = [k for k in readers[tensor] if statements[k] != copy.nest]
             reason = _obstacle(tensor, copy, [statements[k] for k in others], nests.outputs)
             for k in others:
                 other = statements[k]
@@ -74,21 +78,13 @@ def _copies(nests: Nests) -> Mapping[str, _Copy]:
                 continue
         own = tuple(IntExpr.var(axis.name) for axis in nest.axes)
         best = found.get(read.tensor)
-        is_narrower = best is None or _size(nest.type.dtype) < _size(best.nest.type.dtype)
-        if nest.type.dtype in (DType.I8, DType.I16) and is_narrower and read.indices == own and read.pad is None:
+        dtype = nest.type.dtype
+        is_narrower = best is None or dtype.numpy.itemsize < best.nest.type.dtype.numpy.itemsize
+        if dtype in (DType.I8, DType.I16) and is_narrower and read.indices == own and read.pad is None:
             low, high = state.interval(read.tensor)
-            if _holds(nest.type.dtype, low - less) and _holds(nest.type.dtype, high - less):
+            if holds(dtype, (low - less, high - less)):
                 found[read.tensor] = _Copy(nest, less)
     return found
-
-
-def _size(dtype: DType) -> int:
-    return dtype.numpy.itemsize
-
-
-def _holds(dtype: DType, number: float) -> bool:
-    low, high = all_of(dtype)
-    return low <= number <= high
 
 
 def _obstacle(tensor: str, copy: _Copy, others: Sequence[Statement], outputs: Collection[str]) -> str | None:
@@ -101,7 +97,7 @@ def _obstacle(tensor: str, copy: _Copy, others: Sequence[Statement], outputs: Co
         for read in reads(other.body):
             if read.tensor == tensor and read.pad is not None:
                 number = int(read.pad.number.real)
-                if not _holds(copy.nest.type.dtype, number - copy.less):
+                if not holds(copy.nest.type.dtype, (number - copy.less, number - copy.less)):
                     return f"{copy.nest.type.dtype} does not hold its padding of {number}"
     return None
 

@@ -112,13 +112,8 @@ class Scope:
                     found = T.bind(self.word(read))
                 case Call("cast", (Call("floordiv", (x, Const(d))),), DType.I32) if words.is_high(x.dtype, d):
                     found = vm.kept(self.high(x, d))
-                case Call(
-                    "cast",
-                    (Call("min", (Call("max", (inner, Const(float() as low))), Const(float() as high))),),
-                    DType.I32,
-                ) if factors := words.nearest_factors(inner, low, high):
-                    x, y = map(self.value, factors)
-                    found = vm.kept(words.nearest(x, y, int(low), int(high)))
+                case Call("cast") if nearest := words.Nearest.of(expr):
+                    found = vm.kept(nearest.value(self.value(nearest.x), self.value(nearest.y)))
                 case Call("add", (Const(1), Call("erf", (x,)))) if x.dtype is DType.F32:
                     found = vm.let(vm.one_plus_erf(vm.let(self.value(x))))
                 case Call(name, arguments, dtype):

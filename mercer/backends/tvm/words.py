@@ -146,40 +146,72 @@ def scaled(a: TirExpr, b: TirExpr, rounding: int, divisor: int) -> TirExpr:
 
 
 NEAREST = 1 << 22
-"""Magnitude of the limits of `nearest`."""
+"""Magnitude of the limits of `Nearest`."""
 
 _SHIFT = 1.5 * 2**23
 _SHIFT_BITS = 0x4B400000
 
 
-def nearest_factors(e: Expr, low: Any, high: Any) -> tuple[Expr, Expr] | None:
-    """x and y of round(f64(x) * f64(y)), of f32, where `nearest` gives that within these limits."""
-    match e:
-        case Call("cast", (Call("cast", (inner,), DType.I16),), DType.F64):
-            return nearest_factors(inner, low, high)
-        case Call("round", (Call("mul", (Call("cast", (x,), DType.F64), Call("cast", (y,), DType.F64))),)):
-            limits = all(abs(each) <= NEAREST and each == int(each) for each in (low, high))
-            on_cpu = vm.REGISTERS.get() == "global"
-            return (x, y) if limits and on_cpu and x.dtype is y.dtype is DType.F32 else None
-        case _:
-            return None
+@dataclass(frozen=True)
+class Nearest:
+    """min(max(the integer nearest to x*y, low), high) as i32, of f32; `is_word` where that integer has 16 bits."""
+
+    x: Expr
+    y: Expr
+    low: int
+    high: int
+    is_word: bool
+
+    @staticmethod
+    def of(e: Expr) -> Nearest | None:
+        """Of cast:i32(min(max(round(f64(x) * f64(y)), low), high)), where `value` gives that within these limits."""
+        match e:
+            case Call(
+                "cast",
+                (Call("min", (Call("max", (inner, Const(float() as low))), Const(float() as high))),),
+                DType.I32,
+            ):
+                pass
+            case _:
+                return None
+        is_word = False
+        match inner:
+            case Call("cast", (Call("cast", (rounded,), DType.I16),), DType.F64):
+                is_word, inner = True, rounded
+            case _:
+                pass
+        match inner:
+            case Call("round", (Call("mul", (Call("cast", (x,), DType.F64), Call("cast", (y,), DType.F64))),)):
+                limits = all(abs(each) <= NEAREST and each == int(each) for each in (low, high))
+                on_cpu = vm.REGISTERS.get() == "global"
+                if limits and on_cpu and x.dtype is y.dtype is DType.F32:
+                    return Nearest(x, y, int(low), int(high), is_word)
+            case _:
+                pass
+        return None
+
+    def value(self, x: TirExpr, y: TirExpr) -> TirExpr:
+        """Of a product of 48 bits; a half goes to even.
+
+        A multiply-add that rounds once brings the integer to the last bits of a number whose order is that of its bits.
+        """
+        if vm.FUSED.get():
+            word = _rounded(x, y, _SHIFT)
+            word = vm.kept(tirx.max(word, vm.const(word, _SHIFT_BITS + self.low)))
+            return vm.kept(tirx.min(word, vm.const(word, _SHIFT_BITS + self.high))) - vm.const(word, _SHIFT_BITS)
+        width = max(vm.lanes(x), vm.lanes(y))
+        x, y = vm.broadcast(x, width), vm.broadcast(y, width)
+        product = vm.kept(vm.cast(x, "float64") * vm.cast(y, "float64"))
+        limited = vm.kept(vm.maximum(vm.minimum(product, vm.const(product, self.high)), vm.const(product, self.low)))
+        shifted = vm.kept(limited + vm.const(product, 1.5 * 2.0**52))
+        return vm.cast(tirx.reinterpret(vm.like(product, "int64"), shifted), "int32")
 
 
-def nearest(x: TirExpr, y: TirExpr, low: int, high: int) -> TirExpr:
-    """min(max(the integer nearest to x*y, low), high) as i32, of f32 whose product has 48 bits; a half goes to even.
-
-    A multiply-add that rounds once brings the integer to the last bits of a number whose order is that of its bits.
-    """
+def _rounded(x: TirExpr, y: TirExpr, shift: float) -> TirExpr:
+    """The bits of x*y + shift, of f32."""
     width = max(vm.lanes(x), vm.lanes(y))
     x, y = vm.broadcast(x, width), vm.broadcast(y, width)
-    if vm.FUSED.get():
-        word = vm.kept(vm.bits(vm.fused(x, y, vm.const(x, _SHIFT))))
-        word = vm.kept(tirx.max(word, vm.const(word, _SHIFT_BITS + low)))
-        return vm.kept(tirx.min(word, vm.const(word, _SHIFT_BITS + high))) - vm.const(word, _SHIFT_BITS)
-    product = vm.kept(vm.cast(x, "float64") * vm.cast(y, "float64"))
-    limited = vm.kept(vm.maximum(vm.minimum(product, vm.const(product, high)), vm.const(product, low)))
-    shifted = vm.kept(limited + vm.const(product, 1.5 * 2.0**52))
-    return vm.cast(tirx.reinterpret(vm.like(product, "int64"), shifted), "int32")
+    return vm.kept(vm.bits(vm.fused(x, y, vm.const(x, shift))))
 
 
 @dataclass(frozen=True)
@@ -202,30 +234,14 @@ class Saturating:
                 less = 0
             case _:
                 return None
-        match limited:
-            case Call(
-                "cast",
-                (
-                    Call(
-                        "min",
-                        (
-                            Call("max", (Call("cast", (Call("cast", dtype=DType.I16),)) as inner, Const(low))),
-                            Const(high),
-                        ),
-                    ),
-                ),
-                DType.I32,
-            ) if (low, high) == (less - 128, less + 127) and e.dtype is DType.I8 and vm.FUSED.get():
-                factors = nearest_factors(inner, low, high)
-            case _:
-                return None
-        return Saturating(*factors, less) if factors is not None else None
+        found = Nearest.of(limited)
+        if found is None or not found.is_word or e.dtype is not DType.I8 or not vm.FUSED.get():
+            return None
+        return Saturating(found.x, found.y, less) if (found.low, found.high) == (less - 128, less + 127) else None
 
     def word(self, x: TirExpr, y: TirExpr) -> TirExpr:
         """The integer nearest to x*y, less so much, in the low half of an i32."""
-        width = max(vm.lanes(x), vm.lanes(y))
-        x, y = vm.broadcast(x, width), vm.broadcast(y, width)
-        return vm.kept(vm.bits(vm.fused(x, y, vm.const(x, _SHIFT - self.less))))
+        return _rounded(x, y, _SHIFT - self.less)
 
 
 def saturated(parts: Sequence[TirExpr], interleaved: bool = False) -> TirExpr:

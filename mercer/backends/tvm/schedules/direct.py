@@ -48,9 +48,6 @@ NEAR = 7 * 1024
 EVERY = 4
 """Steps of a product in which a tile asks for one line of the next inputs."""
 
-LINE = 16
-"""Numbers of a line."""
-
 PANEL, SUMS = "(panel)", "(sums)"
 
 THREADS, WAITING = (1, 2, 4, 8), 0.2
@@ -400,13 +397,14 @@ class _Unit:
         row, plane = self.row + int64(best.rows), int64(self.plane)
         image = T.if_then_else(row >= int64(vertical.outputs), self.next_image - plane, int64(0))
         start = vm.let(self.image + image + row * int64(horizontal.inputs))
-        each = -(-best.pixels // LINE)
+        numbers = blocks.LINE // self.convolution.dtype.numpy.itemsize
+        each = -(-best.pixels // numbers)
         first = vm.let(tile * int64(-(-best.terms // EVERY)))
 
         def soon(k: TirExpr) -> None:
             line = vm.let(T.min(first + tirx.floordiv(k, int64(EVERY)), int64(best.terms * each - 1)))
             channel = vm.let(tirx.floordiv(line, int64(each)))
-            place = start + channel * plane + (line - channel * int64(each)) * int64(LINE)
+            place = start + channel * plane + (line - channel * int64(each)) * int64(numbers)
             blocks.prefetch(self.data, place, near=False)
 
         return soon

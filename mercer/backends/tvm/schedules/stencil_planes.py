@@ -10,7 +10,6 @@ from mercer.backends.tvm.analysis import free
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.target import Target
-from mercer.ir.index import Const, transform
 from mercer.ir.packed import COUNTS
 from mercer.ir.types import DType
 
@@ -32,16 +31,11 @@ def geometry(found: Windows, target: Target) -> Plane:
     plain = replace(found, source=found.read)
     widths = [n for n in (4, 8, 16) if n <= target.lanes]
     planes = [Plane(plain, lanes) for lanes in widths]
-    rest = transform(found.nest.body, lambda e: Const(0, DType.I32) if e == found.reduction else e)
     places = {along.output.name for along in (found.rows, found.columns) if along is not None}
-    if found.rows is not None and found.rows.stride == found.columns.stride == 1 and not places & free(rest):
+    if found.rows is not None and found.rows.stride == found.columns.stride == 1 and not places & free(found.rest):
         lines = [Line(plain, lanes) for lanes in widths]
-        planes += [line for line in lines if line.size * _size(line.dtype) <= LARGEST]
+        planes += [line for line in lines if line.size * line.itemsize <= LARGEST]
     return min(planes, key=lambda each: (each.bands * each.cycles, -each.lanes))
-
-
-def _size(dtype: DType) -> int:
-    return dtype.numpy.itemsize
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,11 @@ class Plane:
     @property
     def dtype(self) -> DType:
         return self.windows.read.dtype
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self.dtype.numpy.itemsize
 
     @property
     def count(self) -> int:
@@ -116,7 +115,7 @@ class Plane:
     @cached_property
     def band(self) -> int:
         """Rows of the result, all bands alike."""
-        rows = LARGEST // (self.pitch * _size(self.dtype))
+        rows = LARGEST // (self.pitch * self.itemsize)
         most = (rows - self.along.reach) // self.along.stride + 1
         most = max(self.rows, min(most, self.along.outputs))
         alike = -(-self.along.outputs // -(-self.along.outputs // most))

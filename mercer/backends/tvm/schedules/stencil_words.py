@@ -34,7 +34,7 @@ from mercer.backends.tvm.schedules.stencil_tile import BUFFER, COLUMN, ROW, vect
 from mercer.backends.tvm.schedules.windows import BAND, Windows
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
-from mercer.ir.index import Axis, Call, Const, Expr, Read, call, reads, transform
+from mercer.ir.index import Axis, Call, Expr, Read, call, reads, transform
 from mercer.ir.integers import ONE, ZERO, IntExpr
 from mercer.ir.nests import Nest
 from mercer.ir.packed import COUNTS, SIGN, packed_factors
@@ -155,7 +155,7 @@ class _Kernel:
         buffer = scope.tensors[BUFFER].buffer
         first = T.bind(T.min(number * int64(plane.band), int64(plane.along.outputs - plane.band)))
         weights = self._weights(scope)
-        for read in reads(self.rest):
+        for read in reads(plane.windows.rest):
             scope.hoist(read)
         if isinstance(plane, Line):
             self._line(scope, buffer, plane, weights)
@@ -278,19 +278,14 @@ class _Kernel:
             start = T.bind(tile * int64(line.width))
             (sums,) = self._sums(buffer, start, weights)
             values = self._codes(anywhere, int64(0), sums)
-            for value in values or [self._value(anywhere, int64(0), each)[1] for each in _in_order(sums)]:
+            for value in values or [self._value(anywhere, int64(0), each) for each in _in_order(sums)]:
                 T.buffer_store(results, value, [blocks.at(start, vm.lanes(value))])
                 start = start + int64(vm.lanes(value))
         with T.serial(int64(0), int64(line.band)) as row:
             here = scope.inside([rows.output], [row])
             for place, size in blocks.pieces(columns.outputs, 2 * PIECE):
                 value = vm.kept(results[blocks.at(row * int64(line.pitch) + int64(place), size)])
-                self._put(here, int64(place), value, False)
-
-    @cached_property
-    def rest(self) -> Expr:
-        """What is done with the sum."""
-        return transform(self.nest.body, lambda e: Const(0, DType.I32) if e == self.total else e)
+                self._put(here, int64(place), value)
 
     def _store(self, scope: Scope, row: TirExpr, column: TirExpr, sums: Sequence[TirExpr]) -> None:
         """A row of a tile. Where a row of the result is shorter, pieces that may overlap."""
@@ -304,24 +299,25 @@ class _Kernel:
             while piece > left > 0:
                 piece //= 2
             for k in dict.fromkeys((0, min(left, lanes) - piece)) if left > 0 else ():
-                self._put(here, column + int64(start + k), _part(value, k, piece), not codes)
+                part, place = _part(value, k, piece), column + int64(start + k)
+                self._put(here, place, part if codes else self._value(here, place, part))
             start += lanes
 
-    def _put(self, scope: Scope, column: TirExpr, value: TirExpr, is_sum: bool) -> None:
-        """Neighbours of a row: results, or sums."""
-        nest = self.nest
-        if is_sum:
-            inside, value = self._value(scope, column, value)
-        else:
-            inside = self._at(scope, column, vm.lanes(value))
+    def _put(self, scope: Scope, column: TirExpr, value: TirExpr) -> None:
+        """Neighbours of a row."""
+        nest, inside = self.nest, self._at(scope, column, vm.lanes(value))
         place = flatten([IntExpr.var(axis.name) for axis in nest.axes], nest.type)
         inside.store(inside.tensors[nest.target], place, value)
 
-    def _value(self, scope: Scope, column: TirExpr, total: TirExpr) -> tuple[Scope, TirExpr]:
-        """The results of sums, and where they were computed."""
+    def _known(self, scope: Scope, column: TirExpr, total: TirExpr) -> Scope:
+        """Where sums are known."""
         inside = self._at(scope, column, vm.lanes(total))
         inside.done[inside.key(self.whole, free(self.whole))] = total
-        return inside, inside.value(self.nest.body)
+        return inside
+
+    def _value(self, scope: Scope, column: TirExpr, total: TirExpr) -> TirExpr:
+        """The results of sums."""
+        return self._known(scope, column, total).value(self.nest.body)
 
     def _codes(self, scope: Scope, column: TirExpr, sums: Sequence[TirExpr]) -> list[TirExpr]:
         """Results of up to 16 bits, which the same is done with in all places, as parts of words; none for others."""
@@ -330,19 +326,14 @@ class _Kernel:
                 pass
             case _:
                 return []
-        if len(sums) == 1 or self.plane.columns.output.name in free(self.rest):
+        if len(sums) == 1 or self.plane.columns.output.name in free(self.plane.windows.rest):
             return []
-        saturating = words.Saturating.of(body) if len(sums) > 1 else None
-        parts: list[TirExpr] = []
-        for total in sums:
-            inside = self._at(scope, column, self.plane.lanes)
-            inside.done[inside.key(self.whole, free(self.whole))] = total
-            if saturating is not None:
-                parts.append(saturating.word(inside.value(saturating.x), inside.value(saturating.y)))
-            else:
-                parts.append(vm.kept(vm.broadcast(inside.value(inner), self.plane.lanes)))
+        places = [self._known(scope, column, total) for total in sums]
+        saturating = words.Saturating.of(body)
         if saturating is not None:
+            parts = [saturating.word(inside.value(saturating.x), inside.value(saturating.y)) for inside in places]
             return [words.saturated(parts, interleaved=True)]
+        parts = [vm.kept(vm.broadcast(inside.value(inner), self.plane.lanes)) for inside in places]
         count = min(COUNTS[body.dtype], len(parts))
         joined = [words.joined(parts[k : k + count]) for k in range(0, len(parts), count)]
         found: list[TirExpr] = []

@@ -80,6 +80,11 @@ class Windows:
         """Elements of a plane of the result."""
         return self.columns.outputs * (self.rows.outputs if self.rows is not None else 1)
 
+    @property
+    def rest(self) -> Expr:
+        """What is done with the sum."""
+        return transform(self.nest.body, lambda e: Const(0, e.dtype) if e == self.reduction else e)
+
     def units(self, bands: int) -> tuple[Axis, ...]:
         """Planes and bands of them, as convolutions go: pixels before channels, so that threads find much of the source
         in caches of their own."""
