@@ -84,7 +84,8 @@ def test_weights_that_no_cache_keeps_are_cut_into_half_vectors_without_a_rest(in
 
 @pytest.mark.parametrize("target", ["cpu", "cpu:avx2"])
 @pytest.mark.parametrize(
-    ("heads", "left", "right"), [(8, 64, 64), (5, 100, 50), (7, 28, 72), (3, 33, 20), (2, 100, 12), (4, 14, 40)]
+    ("heads", "left", "right"),
+    [(8, 64, 64), (5, 100, 50), (7, 28, 72), (3, 33, 20), (2, 100, 12), (4, 14, 40), (2, 200, 256)],
 )
 def test_operands_across_are_copied_for_each_block(heads: int, left: int, right: int, target: str) -> None:
     """A sum over positions of products of heads, whose rows lie apart; tiles overlap where sizes leave a rest.
@@ -100,6 +101,14 @@ def test_operands_across_are_copied_for_each_block(heads: int, left: int, right:
     assert ("operands in panels" in detail) != several
     assert not several or (small and parse(target).lanes > 8)
     assert_agrees(binary, {name: normal(*(n.value for n in type.shape)) for name, type in types.items()}, 1e-5)
+
+
+def test_of_tiles_that_cost_the_same_the_one_with_the_fewest_loads_is_taken() -> None:
+    """6 rows of two heads, 2 vectors each, take 16 loads; 6 rows of one head, 4 vectors each, take 10."""
+    product = mul(read("q", "l", "g", "d"), read("s", "g", "d", "e"))
+    result = nest("y", axes(l=96, g=8, e=64), total(product, d=64))
+    nests = program({"q": tensor(96, 8, 64), "s": tensor(8, 64, 64)}, {}, [result], "y")
+    assert build(nests, "cpu:avx512").compiled.steps[0].detail.startswith("6 l x 4 vectors of 16 e")
 
 
 @pytest.mark.parametrize(

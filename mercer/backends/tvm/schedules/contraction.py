@@ -221,6 +221,10 @@ class Blocks:
         return self.axis.extent.value // self.size
 
     @property
+    def next(self) -> panels.Next | None:
+        return panels.Next(self.panels, self.size, self.inner) if self.panels else None
+
+    @property
     def workspace(self) -> Operand:
         return Operand(SUMS, TensorType(self.dtype, (IntExpr.constant(volume(self.inner) * self.volume),)))
 
@@ -443,7 +447,8 @@ def _accumulate_block(
         _step(inside.inside([blocks.axis], [index]), copied, totals, offsets, width)
 
     inner = Axis(panels.STEP, IntExpr.constant(blocks.size))
-    run = loops if ahead is None else ahead.loops
+    asks = ahead or blocks.next
+    run = loops if asks is None else asks.loops
     axes = [*(axis for axis in e.axes if axis != blocks.axis), inner]
     run(scope.inside([blocks.axis], [first]), axes, step)
     for total, place, offset in zip(totals, places, offsets, strict=True):

@@ -6,7 +6,7 @@ Rows of an operand that lie far apart share few sets of a first-level cache, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tvm.tirx.script.builder import ir as T
@@ -23,9 +23,6 @@ from mercer.ir.types import DType, TensorType
 
 STEP = "panel.step"
 """The step within the block (a loop index)."""
-
-DISTANCE = 16
-"""Steps after which what is asked for is copied."""
 
 REUSE = 2
 """Tiles that read an operand, from which on it is copied."""
@@ -67,7 +64,12 @@ class Panels:
     @property
     def type(self) -> TensorType:
         count = math.prod(count for count, _ in self.tiles.values())
-        return TensorType(self.read.dtype, tuple(map(IntExpr.constant, (count, self.steps, self.width))))
+        return TensorType(self.read.dtype, tuple(map(IntExpr.constant, (count, self.pitch))))
+
+    @property
+    def pitch(self) -> int:
+        """Elements from tile to tile: a power of two would put all tiles into the same sets of a cache."""
+        return self.steps * self.width + blocks.LINE // self.read.dtype.numpy.itemsize
 
     @property
     def workspace(self) -> Operand:
@@ -82,7 +84,7 @@ class Panels:
             if axis != self.along:
                 place = place * factor + (IntExpr.var(axis.name) - IntExpr.var(first(axis)))
         place = place * self.tiles[self.along][1] + IntExpr.var(self.along.name) - IntExpr.var(first(self.along))
-        return Read(self.name, ((tile * self.steps + IntExpr.var(STEP)) * self.width + place,), self.read.dtype)
+        return Read(self.name, (tile * self.pitch + IntExpr.var(STEP) * self.width + place,), self.read.dtype)
 
     def emit(self, scope: Scope, block: TirExpr, lanes: int) -> None:
         """Copy what block number `block` reads."""
@@ -107,22 +109,47 @@ class Panels:
 
         with T.serial(int64(0), int64(self.steps)) as i:
             step = T.bind(block * int64(self.steps) + i)
-            self._fetch(scope, step)
             loops(scope.inside([self.axis, replace(self.axis, name=STEP)], [step, i]), counts, tile)
 
-    def _fetch(self, scope: Scope, step: TirExpr) -> None:
-        """Ask for the line of a later step where lines lie apart, which hardware does not foresee."""
+    def ask(self, scope: Scope, step: TirExpr) -> None:
+        """For the lines of a step where they lie apart, which hardware does not foresee."""
         tensor = scope.tensors[self.read.tensor]
         place = position(self.read, tensor.type)
         length = math.prod(axis.extent.value for axis in self.tiles)
         span = 1 + sum((stride(place, axis.name) or 0) * (axis.extent.value - 1) for axis in self.tiles)
         if span != length or abs(stride(place, self.axis.name) or 0) <= length:
             return
-        later = T.bind(T.min(step + int64(DISTANCE), int64(self.axis.extent.value - 1)))
-        here = scope.inside([self.axis, *self.tiles], [later, *(int64(0) for _ in self.tiles)])
+        scope = replace(scope, lane="", width=1, done={})
+        here = scope.inside([self.axis, *self.tiles], [step, *(int64(0) for _ in self.tiles)])
         first = T.bind(here.integer(place))
         for start in range(0, length, blocks.LINE // tensor.type.dtype.numpy.itemsize):
             blocks.prefetch(tensor.buffer, tensor.place(first + int64(start)), near=False)
+
+
+@dataclass(frozen=True)
+class Next:
+    """What `copies` bring for the next block of `steps`: each of the tiles that share a block, in loops `around` them,
+    asks for some of its steps between those of its own sum."""
+
+    copies: tuple[Panels, ...]
+    steps: int
+    around: tuple[Axis, ...]
+
+    def loops(self, scope: Scope, axes: Sequence[Axis], step: Callable[[Scope], None]) -> None:
+        """`step` in a loop over the only one of `axes`, the steps of a tile that begins at `scope`."""
+        (axis,) = axes
+        tiles, extent = math.prod(each.extent.value for each in self.around), self.copies[0].axis.extent.value
+        share = next(n for n in range(1, self.steps + 1) if self.steps % n == 0 and n * tiles >= self.steps)
+        every, number = self.steps // share, int64(0)
+        for each in self.around:
+            number = number * int64(each.extent.value) + scope.indices[each.name]
+        first = T.bind(scope.indices[self.copies[0].axis.name] + int64(self.steps) + number * int64(share))
+        with T.serial(int64(0), int64(share)) as group:
+            later = T.bind(T.min(first + group, int64(extent - 1)))
+            for each in self.copies:
+                each.ask(scope, later)
+            with T.serial(int64(0), int64(every)) as k:
+                step(scope.inside([axis], [T.bind(group * int64(every) + k)]))
 
 
 def panels(

@@ -61,6 +61,9 @@ class Tile:
 LOAD, GATHER, LATENCY, OVERHEAD = 0.5, 1.5, 4.0, 1.0
 """Cycles: of a load, of one element of a strided load, of a dependent multiply-add, of a loop step."""
 
+HIDDEN = 0.001
+"""Cycles of a load while others are waited for: of tiles that are as good the one with the fewest loads is faster."""
+
 FACTORS = (2, 3, 4, 5, 6, 7, 8)
 
 STREAM = 0.1
@@ -139,7 +142,7 @@ class Search:
             contiguous = access.strides.get(lane.name, 0) in (0, 1) or access.movable
             loads += count * (LOAD if contiguous else GATHER * width)
             streamed += STREAM * count if access.strides.get(lane.name, 0) != 0 else 0.0
-        cycles = max(loads, total * self.operations / 2, LATENCY) + OVERHEAD + streamed
+        cycles = max(loads, total * self.operations / 2, LATENCY) + OVERHEAD + streamed + HIDDEN * loads
         cycles += total * (1.0 if self.axes[-1] == lane else GATHER * width) / self.steps
         return cycles / (total * width) * self._waste(lane, width, counts) * self._far(lane, width, counts)
 
