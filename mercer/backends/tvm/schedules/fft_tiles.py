@@ -13,7 +13,7 @@ from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free
 from mercer.backends.tvm.butterflies import Number, times, transposed
 from mercer.backends.tvm.lower import Scope, int64
-from mercer.backends.tvm.schedules.stencil_tile import COLUMN, ROW, fill_line
+from mercer.backends.tvm.schedules.stencil_copy import COLUMN, ROW, fill_line
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.stockham import Parts, place
 from mercer.backends.tvm.two_steps import TwoSteps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,12 +17,13 @@ from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import combine, convert, function, identity, wide
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.stencil_ahead import behind
+from mercer.backends.tvm.schedules.stencil_copy import COLUMN, ROW, fill, fill_line, over_rows, vectors
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr
 from mercer.ir.integers import ZERO, IntExpr
 
-ROW, COLUMN, BUFFER = "row#", "column#", "band#"
+BUFFER = "band#"
 
 UNROLLED = 240
 """Multiply-adds of a tile that are written out for one column of the window."""
@@ -175,26 +176,25 @@ class Plane:
         if rows is None:
             self._fill_row(scope, buffer, int64(0), source, outside)
             return
-        with T.serial(int64(0), int64(self.band_rows)) as t:
-            row = T.bind(first * int64(rows.stride) - int64(rows.before) + t)
-            start = T.bind(t * int64(self.pitch))
-            with T.If(tirx.And(row >= int64(0), row < int64(rows.size))):
-                with T.Then():
-                    inside = scope.inside([Axis(ROW, IntExpr.constant(rows.size))], [row])
-                    self._fill_row(inside, buffer, start, source, outside)
-                with T.Else():
-                    _fill(buffer, start, 0, self.pitch, outside, self.lanes)
+
+        def inside(at: Scope, start: TirExpr) -> None:
+            self._fill_row(at, buffer, start, source, outside)
+
+        def border(start: TirExpr) -> None:
+            fill(buffer, start, 0, self.pitch, outside, self.lanes)
+
+        over_rows(scope, rows, first, (self.band_rows, self.pitch), inside, border)
 
     def _fill_row(self, scope: Scope, buffer: Any, start: TirExpr, source: Expr, outside: TirExpr) -> None:
         along, lanes = self.columns, self.lanes
         low = max(0, -along.before)
         high = min(along.size, (self.width - 1) * along.stride + along.reach - along.before)
         if along.stride > 1:
-            _fill(buffer, start, 0, self.pitch, outside, lanes)
+            fill(buffer, start, 0, self.pitch, outside, lanes)
             self._sorted_copy(scope, buffer, start, source, (low, high))
             return
-        _fill(buffer, start, 0, low + along.before, outside, lanes)
-        _fill(buffer, start, max(0, high + along.before), self.pitch, outside, lanes)
+        fill(buffer, start, 0, low + along.before, outside, lanes)
+        fill(buffer, start, max(0, high + along.before), self.pitch, outside, lanes)
 
         def store(inside: Scope) -> None:
             place = start + inside.indices[COLUMN] + int64(along.before)
@@ -293,58 +293,10 @@ class Line(Plane):
         fill_line(scope, self.windows, buffer, (0, self.size), first, self.lanes)
 
 
-def fill_line(scope: Scope, windows: Windows, buffer: Any, place: tuple[int, int], first: TirExpr, lanes: int) -> None:
-    """The source from the window of result `first` on, with its border, into (start, size) of a buffer."""
-    along, (begin, size) = windows.columns, place
-    source, outside = windows.element(ZERO, IntExpr.var(COLUMN)), scope.value(windows.outside)
-    axis = Axis(COLUMN, IntExpr.constant(along.size))
-    shift = T.bind(int64(along.before) - first)
-    low = T.bind(T.max(shift, int64(0)))
-    high = T.bind(T.min(shift + int64(along.size), int64(size)))
-    with T.If(tirx.Or(low > int64(0), high < int64(size))):
-        with T.Then():
-            _fill(buffer, int64(begin), 0, size, outside, lanes)
-    whole = T.bind(T.max(T.truncdiv(high - low, int64(lanes)), int64(0)))
-    with T.serial(int64(0), whole) as block:
-        to = T.bind(low + block * int64(lanes))
-        inside = scope.vector(COLUMN, T.bind(to - shift), lanes, (ZERO, axis.extent - 1))
-        T.buffer_store(buffer, vm.broadcast(inside.value(source), lanes), [blocks.at(to + int64(begin), lanes)])
-    with T.serial(low + whole * int64(lanes), T.max(high, low)) as to:
-        inside = scope.inside([axis], [T.bind(to - shift)])
-        T.buffer_store(buffer, inside.value(source), [to + int64(begin)])
-
-
 def _tap(along: Along | None, number: TirExpr) -> dict[Axis, TirExpr]:
     if along is None or along.tap is None:
         return {}
     return {along.tap: T.bind(int64(along.taps - 1) - number) if along.flipped else number}
-
-
-def _fill(buffer: Any, start: TirExpr, low: int, end: int, value: TirExpr, lanes: int) -> None:
-    """Elements from `low` to `end`, rounded outwards to whole vectors."""
-    first, last = low // lanes, -(-end // lanes)
-    vector = vm.broadcast(value, lanes)
-    if low >= end:
-        return
-    if last - first <= 4:
-        for k in range(first, last):
-            T.buffer_store(buffer, vector, [blocks.at(start + int64(k * lanes), lanes)])
-        return
-    with T.serial(int64(first), int64(last)) as k:
-        T.buffer_store(buffer, vector, [blocks.at(start + k * int64(lanes), lanes)])
-
-
-def vectors(scope: Scope, size: int, columns: tuple[int, int], lanes: int, body: Callable[[Scope], None]) -> None:
-    """`body` for all `columns` (first, end) of a row of `size`; the last vector may overlap the one before."""
-    low, high = columns
-    while lanes > max(1, high - low):
-        lanes //= 2
-    limits = ZERO, IntExpr.constant(size - 1)
-    whole = max(0, high - low) // lanes
-    with T.serial(int64(0), int64(whole)) as block:
-        body(scope.vector(COLUMN, T.bind(block * int64(lanes) + int64(low)), lanes, limits))
-    if (high - low) > whole * lanes:
-        body(scope.vector(COLUMN, int64(high - lanes), lanes, limits))
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------

@@ -29,8 +29,9 @@ from mercer.backends.tvm.schedules import blocks, operands, windows
 from mercer.backends.tvm.schedules.common import Problem, Refusal, Schedule, at_outer, count
 from mercer.backends.tvm.schedules.epilogue import Start
 from mercer.backends.tvm.schedules.pairs import are_words
+from mercer.backends.tvm.schedules.stencil_copy import COLUMN, ROW, over_rows, vectors
 from mercer.backends.tvm.schedules.stencil_planes import PIECE, Line, Plane, geometry
-from mercer.backends.tvm.schedules.stencil_tile import BUFFER, COLUMN, ROW, vectors
+from mercer.backends.tvm.schedules.stencil_tile import BUFFER
 from mercer.backends.tvm.schedules.windows import BAND, Windows
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.graph import Constant
@@ -194,16 +195,15 @@ class _Kernel:
         """The band that begins at row `first` of the result, with its border."""
         plane, rows = self.plane, self.plane.along
         outside = vm.broadcast(_without_sign(scope.value(plane.windows.outside)), PIECE)
-        with T.serial(int64(0), int64(plane.band_rows)) as t:
-            row = T.bind(first * int64(rows.stride) - int64(rows.before) + t)
-            start = T.bind(t * int64(plane.pitch))
-            with T.If(tirx.And(row >= int64(0), row < int64(rows.size))):
-                with T.Then():
-                    inside = scope.inside([Axis(ROW, IntExpr.constant(rows.size))], [row])
-                    self._fill_row(inside, buffer, start, outside)
-                with T.Else():
-                    for place in range(0, plane.pitch, PIECE):
-                        T.buffer_store(buffer, outside, [blocks.at(start + int64(place), PIECE)])
+
+        def inside(at: Scope, start: TirExpr) -> None:
+            self._fill_row(at, buffer, start, outside)
+
+        def border(start: TirExpr) -> None:
+            for place in range(0, plane.pitch, PIECE):
+                T.buffer_store(buffer, outside, [blocks.at(start + int64(place), PIECE)])
+
+        over_rows(scope, rows, first, (plane.band_rows, plane.pitch), inside, border)
 
     def _fill_row(self, scope: Scope, buffer: Any, start: TirExpr, outside: TirExpr) -> None:
         plane, along = self.plane, self.plane.columns
