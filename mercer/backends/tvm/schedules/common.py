@@ -216,6 +216,14 @@ def count(axes: Sequence[Axis]) -> IntExpr:
     return total
 
 
+def ravel(scope: Scope, axes: Sequence[Axis]) -> TirExpr:
+    """The number of an iteration of loops over `axes`, all of constant extent."""
+    number = int64(0)
+    for axis in axes:
+        number = number * int64(axis.extent.value) + scope.indices[axis.name]
+    return number
+
+
 def unravel(scope: Scope, axes: Sequence[Axis], position: TirExpr) -> list[TirExpr]:
     """The index of every axis at a row-major position."""
     values: list[TirExpr] = []

@@ -35,6 +35,7 @@ from mercer.backends.tvm.schedules.common import (
     count,
     operations,
     pick,
+    ravel,
     size,
     volume,
 )
@@ -222,7 +223,7 @@ class Blocks:
 
     @property
     def next(self) -> panels.Next | None:
-        return panels.Next(self.panels, self.size, self.inner) if self.panels else None
+        return panels.Next(self.panels, self.inner) if self.panels else None
 
     @property
     def workspace(self) -> Operand:
@@ -296,8 +297,6 @@ def _deep_blocks(nest: Nest, best: Tile, tiled: Sequence[Axis], e: Reduce) -> Bl
 def _emit_blocks(
     nest: Nest, best: Tile, place: IntExpr, blocks: Blocks, ahead: Ahead | None
 ) -> Callable[[Scope, TirExpr], None]:
-    strides = [volume(blocks.inner[k + 1 :]) * blocks.volume for k in range(len(blocks.inner))]
-
     def emit(scope: Scope, at: TirExpr) -> None:
         outside = at_outer(scope, blocks.outer, at)
         alone = [axis for axis in nest.axes if panels.number(axis) in outside.indices]
@@ -307,10 +306,8 @@ def _emit_blocks(
                 each.emit(place_of, number, best.width)
 
             def tile(inside: Scope) -> None:
-                start = int64(0)
-                for axis, step in zip(blocks.inner, strides, strict=True):
-                    start = start + inside.indices[axis.name] * int64(step)
-                _tile(inside, nest, best, place, ahead, _Block(blocks, number, T.bind(start)))
+                start = T.bind(ravel(inside, blocks.inner) * int64(blocks.volume))
+                _tile(inside, nest, best, place, ahead, _Block(blocks, number, start))
 
             loops(replace(outside, done={}, outer=outside), blocks.inner, tile)
 

@@ -15,7 +15,9 @@ from mercer.backends.tvm.analysis import free, is_computed, stride
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, Tensor, int64, loops
 from mercer.backends.tvm.schedules import blocks
+from mercer.backends.tvm.schedules.common import ravel, volume
 from mercer.backends.tvm.schedules.normalize import position
+from mercer.backends.tvm.schedules.weights_ahead import asking
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Expr, Read, Reduce, reads, transform
 from mercer.ir.integers import ZERO, IntExpr
@@ -128,28 +130,25 @@ class Panels:
 
 @dataclass(frozen=True)
 class Next:
-    """What `copies` bring for the next block of `steps`: each of the tiles that share a block, in loops `around` them,
-    asks for some of its steps between those of its own sum."""
+    """What `copies` bring for the next block: each of the tiles that share a block, in loops `around` them, asks for
+    some of its steps between those of its own sum."""
 
     copies: tuple[Panels, ...]
-    steps: int
     around: tuple[Axis, ...]
 
     def loops(self, scope: Scope, axes: Sequence[Axis], step: Callable[[Scope], None]) -> None:
         """`step` in a loop over the only one of `axes`, the steps of a tile that begins at `scope`."""
         (axis,) = axes
-        tiles, extent = math.prod(each.extent.value for each in self.around), self.copies[0].axis.extent.value
-        share = next(n for n in range(1, self.steps + 1) if self.steps % n == 0 and n * tiles >= self.steps)
-        every, number = self.steps // share, int64(0)
-        for each in self.around:
-            number = number * int64(each.extent.value) + scope.indices[each.name]
-        first = T.bind(scope.indices[self.copies[0].axis.name] + int64(self.steps) + number * int64(share))
-        with T.serial(int64(0), int64(share)) as group:
-            later = T.bind(T.min(first + group, int64(extent - 1)))
+        summed, steps, tiles = self.copies[0].axis, axis.extent.value, volume(self.around)
+        share = next(n for n in range(1, steps + 1) if steps % n == 0 and n * tiles >= steps)
+        first = T.bind(scope.indices[summed.name] + int64(steps) + ravel(scope, self.around) * int64(share))
+
+        def ask(group: TirExpr) -> None:
+            later = T.bind(T.min(first + group, int64(summed.extent.value - 1)))
             for each in self.copies:
                 each.ask(scope, later)
-            with T.serial(int64(0), int64(every)) as k:
-                step(scope.inside([axis], [T.bind(group * int64(every) + k)]))
+
+        asking(scope, axis, steps // share, ask, step)
 
 
 def panels(

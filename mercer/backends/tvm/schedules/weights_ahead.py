@@ -15,7 +15,7 @@ from tvm.tirx.script.builder import ir as T
 from mercer.backends.tvm.analysis import free, stride
 from mercer.backends.tvm.lower import Scope, int64, loops
 from mercer.backends.tvm.schedules import blocks
-from mercer.backends.tvm.schedules.common import Problem, bytes_of, volume
+from mercer.backends.tvm.schedules.common import Problem, bytes_of, ravel, volume
 from mercer.backends.tvm.schedules.normalize import position
 from mercer.backends.tvm.vector_math import TirExpr
 from mercer.ir.index import Axis, Reduce, reads
@@ -104,17 +104,18 @@ class Ahead:
         groups = axis.extent.value // self.every
 
         def run(inside: Scope) -> None:
-            with T.serial(int64(0), int64(groups)) as group:
-                number = self._number(inside, outer) * int64(groups) + group
+            def ask(group: TirExpr) -> None:
+                number = ravel(inside, (*self.around, *outer)) * int64(groups) + group
                 blocks.prefetch(tensor.buffer, start + number * int64(self.line), near=False)
-                with T.serial(int64(0), int64(self.every)) as k:
-                    step(inside.inside([axis], [T.bind(group * int64(self.every) + k)]))
+
+            asking(inside, axis, self.every, ask, step)
 
         loops(scope, outer, run)
 
-    def _number(self, scope: Scope, outer: Sequence[Axis]) -> TirExpr:
-        """Of a tile among those that share a piece, and of its steps outside of the innermost axis."""
-        number = int64(0)
-        for axis in (*self.around, *outer):
-            number = number * int64(axis.extent.value) + scope.indices[axis.name]
-        return number
+
+def asking(scope: Scope, axis: Axis, every: int, ask: Callable[[TirExpr], None], step: Callable[[Scope], None]) -> None:
+    """`step` in a loop over `axis`; before every so many of them `ask`, with the number of times it was done before."""
+    with T.serial(int64(0), int64(axis.extent.value // every)) as group:
+        ask(group)
+        with T.serial(int64(0), int64(every)) as k:
+            step(scope.inside([axis], [T.bind(group * int64(every) + k)]))
