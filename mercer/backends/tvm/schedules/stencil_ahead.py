@@ -1,7 +1,8 @@
-"""What the next band of a stencil will use, asked for while this one computes.
+"""What a stencil asks of the caches ahead.
 
-The copy of a band waits for memory, its tiles for arithmetic; what lies behind the source and the result of a band is
-what the next band begins with, in the same plane or the next one.
+The copy of a band waits for memory, its tiles for arithmetic. From far away, a band asks for what lies behind its
+source and its result: the next one begins with it, in the same plane or the next one. Near by, the result is in the
+cache already, yet shared with the cores that read what was there before.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mercer.backends.tvm.analysis import flatten, free
@@ -17,13 +19,16 @@ from mercer.backends.tvm.lower import Scope, Tensor, int64
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.common import volume
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis, reads
+from mercer.ir.index import Axis, Read, reads
 from mercer.ir.integers import ONE, IntExpr
 
 if TYPE_CHECKING:
     from mercer.backends.tvm.schedules.stencil_tile import Plane
 
 ROW, COLUMN = "row behind", "column behind"
+
+CLAIMED = 16
+"""Lines that are claimed at most: a core keeps some sixty stores that wait."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +59,56 @@ def behind(plane: Plane, scope: Scope, first: TirExpr) -> tuple[Run, ...]:
     """Behind the source and the result of the band that begins at row `first` of the result; none where a cache holds
     them, or where there is one dimension."""
     windows, columns = plane.windows, plane.columns
-    rows, nest = windows.rows, windows.nest
-    if rows is None:
+    rows = windows.rows
+    if rows is None or not _is_far(plane):
         return ()
-    element = windows.element(IntExpr.var(ROW), IntExpr.var(COLUMN))
-    read = next(read for read in reads(element) if COLUMN in free(read))
-    source, result = scope.tensors[read.tensor], scope.tensors[nest.target]
-    sizes = source.type.dtype.numpy.itemsize, nest.type.dtype.numpy.itemsize
-    each = sizes[0] * rows.size * columns.size + sizes[1] * rows.outputs * columns.outputs
-    if volume(windows.outer) * each < blocks.FAR:
-        return ()
+    source = scope.tensors[_read(plane).tensor]
     row = T.bind(first * int64(rows.stride) + int64(plane.band_rows - rows.before))
     before = scope.inside([Axis(ROW, ONE), Axis(COLUMN, ONE)], [row, int64(0)])
-    after = scope.inside([rows.output, columns.output], [first + int64(plane.band), int64(0)])
-    indices = [IntExpr.var(axis.name) for axis in nest.axes]
     return (
-        Run.of(source, read.indices, before, plane.band * rows.stride * columns.size),
-        Run.of(result, indices, after, plane.band * columns.outputs, write=True),
+        Run.of(source, _read(plane).indices, before, plane.band * rows.stride * columns.size),
+        _results(plane, scope, first + int64(plane.band)),
     )
+
+
+def claim(plane: Plane, scope: Scope, first: TirExpr) -> None:
+    """Store a zero into every line of the result of that band, where they are few and near.
+
+    A store into a line that another core has read waits until that core gives it up, and whatever is stored after it
+    waits too: the results, then the copy of the next band. Stored this early, the zeros wait while the tiles compute.
+    A prefetch does not do: the line is in the cache already.
+    """
+    if plane.windows.rows is None or _is_far(plane):
+        return
+    results = _results(plane, scope, first)
+    line = blocks.LINE // results.size
+    if results.count > CLAIMED * line:
+        return
+    zero = tirx.const(0, str(results.buffer.dtype))
+    with T.serial(int64(0), int64(-(-results.count // line))) as k:
+        T.buffer_store(results.buffer, zero, [results.start + k * int64(line)])
+
+
+def _results(plane: Plane, scope: Scope, row: TirExpr) -> Run:
+    """Of a band from that row on."""
+    rows, columns, nest = plane.windows.rows, plane.columns, plane.windows.nest
+    assert rows is not None
+    inside = scope.inside([rows.output, columns.output], [row, int64(0)])
+    indices = [IntExpr.var(axis.name) for axis in nest.axes]
+    return Run.of(scope.tensors[nest.target], indices, inside, plane.band * columns.outputs, write=True)
+
+
+def _read(plane: Plane) -> Read:
+    """Of the source, at a place in its plane."""
+    element = plane.windows.element(IntExpr.var(ROW), IntExpr.var(COLUMN))
+    return next(read for read in reads(element) if COLUMN in free(read))
+
+
+def _is_far(plane: Plane) -> bool:
+    """Whether the source and the result of all planes come from behind the second-level cache."""
+    windows, columns = plane.windows, plane.columns
+    rows = windows.rows
+    assert rows is not None
+    sizes = _read(plane).dtype.numpy.itemsize, windows.nest.type.dtype.numpy.itemsize
+    each = sizes[0] * rows.size * columns.size + sizes[1] * rows.outputs * columns.outputs
+    return volume(windows.outer) * each >= blocks.FAR

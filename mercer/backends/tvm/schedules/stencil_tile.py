@@ -16,7 +16,7 @@ from mercer.backends.tvm.analysis import flatten, free
 from mercer.backends.tvm.lower import Scope, int64
 from mercer.backends.tvm.scalar import combine, convert, function, identity, wide
 from mercer.backends.tvm.schedules import blocks
-from mercer.backends.tvm.schedules.stencil_ahead import behind
+from mercer.backends.tvm.schedules.stencil_ahead import behind, claim
 from mercer.backends.tvm.schedules.stencil_copy import COLUMN, ROW, fill, fill_line, over_rows, vectors
 from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.vector_math import TirExpr
@@ -307,6 +307,7 @@ def band(scope: Scope, geometry: Plane, number: TirExpr) -> None:
     buffer = scope.tensors[BUFFER].buffer
     first = geometry.first(number)
     geometry.fill(scope, buffer, first)
+    claim(geometry, scope, first)
     runs = behind(geometry, scope, first)
     tiles_of = {group: -(-geometry.band // group.rows) for group in geometry.groups}
     parts, before = sum(tiles * group.count for group, tiles in tiles_of.items()), 0
