@@ -1,6 +1,6 @@
 """Whole nets in integers (W8A8) on one thread, beside our own f32 and int8 of ONNX Runtime and OpenVINO.
 
-python -m benchmarks.int8 [--peers ort,openvino] [--rounds N] [--keep FOLDER] [NAME ...]
+python -m benchmarks.int8 [--peers ort,openvino] [--rounds N] [--keep FOLDER] [--target cpu:LEVEL] [NAME ...]
 
 All systems read the same weights and take the same input, on which the ranges are found. The peers run the graph that
 ONNX Runtime's static quantization makes: QDQ, scales per channel, 7-bit weights, since 8-bit ones overflow on CPUs
@@ -95,7 +95,7 @@ def quantized_graph(form: Form, weights: dict[str, Array], inputs: tuple[Array, 
     )
 
 
-def systems(net: Workload, peers: set[str], folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+def systems(net: Workload, peers: set[str], folder: Path, target: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(name, a call)"""
     program = mercer.parse_text(net.source)
     weights = random_weights(program.initial())
@@ -103,7 +103,8 @@ def systems(net: Workload, peers: set[str], folder: Path) -> Iterator[tuple[str,
     for name, scheme in (("mercer f32", None), ("mercer int8", "w8a8")):
         kept = folder / f"{net.name} {scheme or 'f32'}.mrc"
         if not kept.exists():
-            mercer.compile(program, weights=weights, data=inputs[0] if scheme else None, quantize=scheme).save(kept)
+            data = inputs[0] if scheme else None
+            mercer.compile(program, target, weights=weights, data=data, quantize=scheme).save(kept)
         executable = mercer.load(kept)
         executable.threads = 1
         yield name, lambda executable=executable: executable(*inputs)
@@ -143,13 +144,16 @@ def main() -> None:
     parser.add_argument("--peers", default="", help="of ort, openvino")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keep", type=Path, help="a folder for what is compiled, which is not compiled again")
+    parser.add_argument("--target", default="cpu", help="cpu:avx2: Mercer alone, without AVX-512")
     arguments = parser.parse_args()
+    if arguments.peers and arguments.target != "cpu":
+        parser.error("other systems use all that this CPU has: no --peers with a --target")
     peers = set(filter(None, arguments.peers.split(",")))
     columns = ["mercer f32", "mercer int8", *(f"{peer} int8" for peer in ("ort", "openvino") if peer in peers)]
     table = Table("net", *columns, "f32 / int8", *(["best peer / int8"] if peers else []), "rel. L2")
     with tempfile.TemporaryDirectory() as temporary:
         for name in arguments.names or NETS:
-            calls = dict(systems(NETS[name], peers, arguments.keep or Path(temporary)))
+            calls = dict(systems(NETS[name], peers, arguments.keep or Path(temporary), arguments.target))
             times = measure(calls, arguments.rounds)
             ours = times["mercer int8"]
             best = min((times[column] for column in columns[2:] if column in times), default=0.0)
