@@ -101,7 +101,7 @@ def systems(net: Workload, peers: set[str], folder: Path, target: str) -> Iterat
     weights = random_weights(program.initial())
     inputs = net.arrays()
     for name, scheme in (("mercer f32", None), ("mercer int8", "w8a8")):
-        kept = folder / f"{net.name} {scheme or 'f32'}.mrc"
+        kept = folder / f"{net.name} {scheme or 'f32'} {target.replace(':', '-')}.mrc"
         if not kept.exists():
             data = inputs[0] if scheme else None
             mercer.compile(program, target, weights=weights, data=data, quantize=scheme).save(kept)
