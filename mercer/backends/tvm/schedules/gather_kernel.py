@@ -15,7 +15,7 @@ from mercer.backends.tvm import vector_math as vm
 from mercer.backends.tvm.analysis import flatten, free, free_in_atom, is_computed, stride
 from mercer.backends.tvm.kernel import Operand
 from mercer.backends.tvm.lower import Scope, int64, loops
-from mercer.backends.tvm.schedules.common import operations, size, unravel, volume
+from mercer.backends.tvm.schedules.common import operations, ravel, size, unravel, volume
 from mercer.backends.tvm.schedules.sample_terms import product
 from mercer.backends.tvm.schedules.samples import Samples
 from mercer.backends.tvm.schedules.transpose import turned
@@ -466,12 +466,9 @@ class Points:
 
     def _at(self, scope: Scope, k: int, pixel: TirExpr) -> TirExpr:
         """Where the scratch has term k of a tap and a pixel of the tile."""
-        place: TirExpr = int64(0)
-        for axis in self.order[:-1]:
-            place = place * int64(axis.extent.value) + (pixel if axis == self.tile else scope.indices[axis.name])
-        place = place * int64(len(self.uniform)) + int64(k)
-        last = pixel if self.lane == self.tile else scope.indices[self.lane.name]
-        return place * int64(self.lane.extent.value) + last
+        inside = scope.inside([self.tile], [pixel])
+        place = ravel(inside, self.order[:-1]) * int64(len(self.uniform)) + int64(k)
+        return place * int64(self.lane.extent.value) + inside.indices[self.lane.name]
 
     def place(self, scope: Scope, k: int, pixel: TirExpr) -> TirExpr:
         return vm.cast(self.kernel.own(scope, PLACES)[self._at(scope, k, pixel)], "int64")

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mercer.backends.tvm.analysis import flatten, free
+from mercer.backends.tvm.analysis import flatten
 from mercer.backends.tvm.lower import Scope, Tensor, int64
 from mercer.backends.tvm.schedules import blocks
 from mercer.backends.tvm.schedules.common import volume
+from mercer.backends.tvm.schedules.windows import Along, Windows
 from mercer.backends.tvm.vector_math import TirExpr
-from mercer.ir.index import Axis, Read, reads
+from mercer.ir.index import Axis
 from mercer.ir.integers import ONE, IntExpr
 
 if TYPE_CHECKING:
@@ -46,28 +47,31 @@ class Run:
         start = tensor.place(inside.integer(flatten(indices, tensor.type)))
         return Run(tensor.buffer, T.bind(start), count, tensor.type.dtype.numpy.itemsize, write)
 
+    @property
+    def line(self) -> int:
+        """Elements of a line."""
+        return blocks.LINE // self.size
+
     def ask(self, number: TirExpr, parts: int) -> None:
         """For part `number`, into the second-level cache: the first one is in use."""
-        line = blocks.LINE // self.size
-        share = -(-self.count // (line * parts))
+        share = -(-self.count // (self.line * parts))
         for k in range(share):
-            place = self.start + number * int64(share * line) + int64(k * line)
+            place = self.start + number * int64(share * self.line) + int64(k * self.line)
             blocks.prefetch(self.buffer, place, self.write, near=False)
 
 
 def behind(plane: Plane, scope: Scope, first: TirExpr) -> tuple[Run, ...]:
     """Behind the source and the result of the band that begins at row `first` of the result; none where a cache holds
     them, or where there is one dimension."""
-    windows, columns = plane.windows, plane.columns
-    rows = windows.rows
-    if rows is None or not _is_far(plane):
+    windows, rows = plane.windows, plane.windows.rows
+    if rows is None or not _is_far(windows, rows):
         return ()
-    source = scope.tensors[_read(plane).tensor]
+    read = windows.at(IntExpr.var(ROW), IntExpr.var(COLUMN))
     row = T.bind(first * int64(rows.stride) + int64(plane.band_rows - rows.before))
     before = scope.inside([Axis(ROW, ONE), Axis(COLUMN, ONE)], [row, int64(0)])
     return (
-        Run.of(source, _read(plane).indices, before, plane.band * rows.stride * columns.size),
-        _results(plane, scope, first + int64(plane.band)),
+        Run.of(scope.tensors[read.tensor], read.indices, before, plane.band * rows.stride * plane.columns.size),
+        _results(plane, rows, scope, first + int64(plane.band)),
     )
 
 
@@ -78,37 +82,27 @@ def claim(plane: Plane, scope: Scope, first: TirExpr) -> None:
     waits too: the results, then the copy of the next band. Stored this early, the zeros wait while the tiles compute.
     A prefetch does not do: the line is in the cache already.
     """
-    if plane.windows.rows is None or _is_far(plane):
+    rows = plane.windows.rows
+    if rows is None or _is_far(plane.windows, rows):
         return
-    results = _results(plane, scope, first)
-    line = blocks.LINE // results.size
-    if results.count > CLAIMED * line:
+    results = _results(plane, rows, scope, first)
+    if results.count > CLAIMED * results.line:
         return
     zero = tirx.const(0, str(results.buffer.dtype))
-    with T.serial(int64(0), int64(-(-results.count // line))) as k:
-        T.buffer_store(results.buffer, zero, [results.start + k * int64(line)])
+    with T.serial(int64(0), int64(-(-results.count // results.line))) as k:
+        T.buffer_store(results.buffer, zero, [results.start + k * int64(results.line)])
 
 
-def _results(plane: Plane, scope: Scope, row: TirExpr) -> Run:
+def _results(plane: Plane, rows: Along, scope: Scope, row: TirExpr) -> Run:
     """Of a band from that row on."""
-    rows, columns, nest = plane.windows.rows, plane.columns, plane.windows.nest
-    assert rows is not None
+    columns, nest = plane.columns, plane.windows.nest
     inside = scope.inside([rows.output, columns.output], [row, int64(0)])
     indices = [IntExpr.var(axis.name) for axis in nest.axes]
     return Run.of(scope.tensors[nest.target], indices, inside, plane.band * columns.outputs, write=True)
 
 
-def _read(plane: Plane) -> Read:
-    """Of the source, at a place in its plane."""
-    element = plane.windows.element(IntExpr.var(ROW), IntExpr.var(COLUMN))
-    return next(read for read in reads(element) if COLUMN in free(read))
-
-
-def _is_far(plane: Plane) -> bool:
+def _is_far(windows: Windows, rows: Along) -> bool:
     """Whether the source and the result of all planes come from behind the second-level cache."""
-    windows, columns = plane.windows, plane.columns
-    rows = windows.rows
-    assert rows is not None
-    sizes = _read(plane).dtype.numpy.itemsize, windows.nest.type.dtype.numpy.itemsize
-    each = sizes[0] * rows.size * columns.size + sizes[1] * rows.outputs * columns.outputs
+    sizes = windows.read.dtype.numpy.itemsize, windows.nest.type.dtype.numpy.itemsize
+    each = sizes[0] * rows.size * windows.columns.size + sizes[1] * windows.outputs
     return volume(windows.outer) * each >= blocks.FAR

@@ -92,9 +92,13 @@ class Windows:
 
     def element(self, row: IntExpr, column: IntExpr) -> Expr:
         """The source at a place in its plane."""
-        place = [row, column] if self.rows is not None else [column]
-        known = Read(self.read.tensor, (*self.read.indices[: -len(place)], *place), self.read.dtype)
+        known = self.at(row, column)
         return transform(self.source, lambda e: known if e == self.read else e)
+
+    def at(self, row: IntExpr, column: IntExpr) -> Read:
+        """What is read for the source at a place in its plane."""
+        place = [row, column] if self.rows is not None else [column]
+        return Read(self.read.tensor, (*self.read.indices[: -len(place)], *place), self.read.dtype)
 
     @property
     def outside(self) -> Expr:
