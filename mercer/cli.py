@@ -371,7 +371,7 @@ def bench(
     against: Annotated[
         str, typer.Option(help="torch (eager), inductor (torch.compile), onnxruntime, openvino, separated by commas")
     ] = "torch",
-    batch: Annotated[str, typer.Option(help="batch sizes, separated by commas")] = "1,64",
+    batch: Annotated[str, typer.Option(help="sizes of the symbolic dims, separated by commas")] = "1,64",
     sizes: Sizes = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -402,10 +402,10 @@ def bench(
         return
     ours = {row.batch: row.microseconds or 1.0 for row in rows if row.system == "mercer"}
     cells = [
-        (row.batch, row.system, row.missing, "", "")
+        (row.batch or "–", row.system, row.missing, "", "")
         if row.microseconds is None
         else (
-            row.batch,
+            row.batch or "–",
             row.system,
             time_text(row.microseconds),
             f"{row.microseconds / ours[row.batch]:.2f} x",

@@ -594,6 +594,15 @@ def test_bench(run: Command, compiled: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_bench")
+def test_bench_of_known_sizes_measures_once(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "w.mer").write_text("model W(x: f32[4]) -> f32[4] { return x + 1.0 }")
+    assert run("compile", tmp_path / "w.mer", "-o", tmp_path / "w.mrc").code == 0
+    assert run("bench", tmp_path / "w.mrc").out.count("torch") == 1
+    found = json.loads(run("bench", tmp_path / "w.mrc", "--json").out)
+    assert [(row["system"], row["batch"]) for row in found["latency"]] == [("mercer", None), ("torch", None)]
+
+
+@pytest.mark.usefixtures("quick_bench")
 def test_bench_says_what_is_missing(run: Command, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     found = json.loads(run("bench", compiled, "--against", "inductor", "--batch", "1", "--json").out)

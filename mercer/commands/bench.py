@@ -31,10 +31,13 @@ BLOCK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Latency:
-    """Median time of one call in microseconds and the threads it took; `missing` says why there is none."""
+    """Median time of one call in microseconds and the threads it took; `missing` says why there is none.
+
+    `batch` is None where all sizes are known.
+    """
 
     system: str
-    batch: int
+    batch: int | None
     microseconds: float | None
     threads: int | None = None
     missing: str = ""
@@ -109,7 +112,8 @@ def bench(
 ) -> list[Latency]:
     """Latency of the artifact and of every peer that this machine has, for each batch size, in one run.
 
-    Every symbolic dim takes the batch size unless `sizes` gives it. Raises UsageError for an unknown peer or dim.
+    Every symbolic dim takes the batch size unless `sizes` gives it; without such dims there is one measurement. Raises
+    UsageError for an unknown peer or dim.
     """
     for name in against:
         if name not in PEERS:
@@ -124,10 +128,11 @@ def bench(
                 f"there is no dim `{name}`", f"the dims are {', '.join(sorted(symbols)) or 'all constant'}"
             )
     rows: list[Latency] = []
-    for number, batch in enumerate(batches):
+    measured = batches if symbols - sizes.keys() else [None]
+    for number, batch in enumerate(measured):
         if progress is not None:
-            progress(number, len(batches), f"batch {batch}")
-        inputs = random_inputs(executable.signature, dict.fromkeys(symbols, batch) | dict(sizes))
+            progress(number, len(measured), "" if batch is None else f"batch {batch}")
+        inputs = random_inputs(executable.signature, dict.fromkeys(symbols, batch or 1) | dict(sizes))
         found = {name: PEERS[name](executable.artifact, inputs) for name in against}
         peers = {name: peer for name, peer in found.items() if not isinstance(peer, str)}
         times = side_by_side(executable, inputs, peers)
