@@ -132,7 +132,8 @@ def bench(
     for number, batch in enumerate(measured):
         if progress is not None:
             progress(number, len(measured), "" if batch is None else f"batch {batch}")
-        inputs = random_inputs(executable.signature, dict.fromkeys(symbols, batch or 1) | dict(sizes))
+        given = dict(sizes) if batch is None else dict.fromkeys(symbols, batch) | dict(sizes)
+        inputs = random_inputs(executable.signature, given)
         found = {name: PEERS[name](executable.artifact, inputs) for name in against}
         peers = {name: peer for name, peer in found.items() if not isinstance(peer, str)}
         times = side_by_side(executable, inputs, peers)
